@@ -1,0 +1,60 @@
+"""Transfer learning with ResNet-50 on Keras 3: the frozen part computed once, nothing silent."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from greffon.backbone.freeze import freeze, layers
+    from greffon.backbone.graft import graft
+    from greffon.backbone.resnet import resnet50
+    from greffon.bundle.predict import Predictor, load
+    from greffon.errors import (
+        CheckFailedError,
+        DataError,
+        FreezeError,
+        GreffonError,
+        InputError,
+        WeightFileError,
+    )
+    from greffon.recipe import Head, Recipe, Stage
+    from greffon.training.fit import fit
+    from greffon.training.job import Run, train
+
+# Public name -> its module. Imported on first use, so that `import greffon` stays under a few milliseconds.
+_HOMES = {
+    "resnet50": "greffon.backbone.resnet",
+    "graft": "greffon.backbone.graft",
+    "freeze": "greffon.backbone.freeze",
+    "layers": "greffon.backbone.freeze",
+    "fit": "greffon.training.fit",
+    "train": "greffon.training.job",
+    "Run": "greffon.training.job",
+    "load": "greffon.bundle.predict",
+    "Predictor": "greffon.bundle.predict",
+    "Head": "greffon.recipe",
+    "Stage": "greffon.recipe",
+    "Recipe": "greffon.recipe",
+    "GreffonError": "greffon.errors",
+    "InputError": "greffon.errors",
+    "WeightFileError": "greffon.errors",
+    "FreezeError": "greffon.errors",
+    "DataError": "greffon.errors",
+    "CheckFailedError": "greffon.errors",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  # the names are strings, built from the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'greffon' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

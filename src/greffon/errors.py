@@ -1,0 +1,33 @@
+"""What Greffon raises, and the exit code that the command line gives for each."""
+
+
+class GreffonError(Exception):
+    """Anything that Greffon itself refuses or could not do."""
+
+    exit_code = 1
+
+
+class InputError(GreffonError, ValueError):
+    """An argument, option, recipe or file that the user named cannot be used as asked."""
+
+    exit_code = 2
+
+
+class WeightFileError(InputError):
+    """A weight file cannot be read, or does not fit the network it was meant for."""
+
+
+class FreezeError(InputError):
+    """Freeze rules that match nothing, leave nothing to train, or changed since `compile`."""
+
+
+class DataError(GreffonError):
+    """The pictures or labels cannot be learned from as they are."""
+
+    exit_code = 3
+
+
+class CheckFailedError(GreffonError):
+    """A check that was asked for, such as the proof of freezing, did not hold."""
+
+    exit_code = 4

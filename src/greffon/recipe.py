@@ -1,0 +1,237 @@
+"""Every option of a training, once: typed, with its range, unit and default.
+
+Python takes these objects, `recipe.yaml` holds them, and the command line derives its flags from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from greffon.errors import InputError
+
+Pool = Literal["avg", "max", "grid2", "grid3", "flatten"]
+ResizeRule = Literal["crop", "stretch", "pad"]
+FreezeRule = int | str
+Unfreeze = FreezeRule | tuple[FreezeRule, ...]
+"""What trains beside the head: `none`, `all`, a number of layers, a block, a group, a glob, `re:...`,
+an index range `a:b`, or several of these in order, where `!rule` freezes again and the last match wins."""
+
+
+class Options(BaseModel):
+    """Base of the option objects: keyword-only, immutable, unknown names answered with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise InputError(_explain(type(self), error)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some options changed, validated like a new one."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**(values | changes))
+
+
+class Head(Options):
+    """What is grafted onto the backbone: pooling, hidden units, dropout, the classifier.
+
+    Example:
+        >>> import greffon
+        >>> greffon.Head(pool="flatten", hidden=256, dropout=0.5).hidden
+        256
+    """
+
+    pool: Pool = Field(
+        default="avg",
+        description="how the feature map becomes a vector: one average or maximum per channel, averages over "
+        "a 2x2 or 3x3 grid, or every value",
+    )
+    hidden: int = Field(
+        default=0, ge=0, description="units of one hidden layer before the classifier; 0: no such layer"
+    )
+    activation: str = Field(default="relu", description="activation of the hidden layer, by its Keras name")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="share of values dropped before the classifier")
+    output: Literal["softmax", "sigmoid"] = Field(
+        default="softmax", description="softmax: one label per picture; sigmoid: several"
+    )
+    layer: Any = Field(
+        default=None,
+        exclude=True,
+        description="a Keras layer of your own that takes the pooled features and gives the class "
+        "probabilities; replaces hidden, dropout and output (Python only)",
+    )
+
+
+class Stage(Options):
+    """A stretch of training with one set of freeze rules, one optimizer and one learning rate."""
+
+    name: str = Field(default="head", min_length=1, description="what the stage is called in tables and files")
+    unfreeze: Unfreeze = Field(
+        default="none",
+        description="what trains beside the head: none, all, a number of layers, a block (conv5_block3), a "
+        "group (conv5), a glob, re:REGEX, an index range a:b, or several of these in order (!RULE freezes again)",
+    )
+    batch_norm: Literal["frozen", "train"] = Field(
+        default="frozen",
+        description="BatchNorm of the backbone: stored statistics always, or Keras' own behaviour when unfrozen",
+    )
+    epochs: int = Field(default=20, ge=1, description="the most epochs")
+    batch_size: int = Field(default=32, ge=1, description="pictures per step")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="the optimizer, by its Keras name")
+    learning_rate: float = Field(default=1e-3, gt=0.0, description="learning rate of the optimizer")
+    patience: int | None = Field(
+        default=5,
+        ge=1,
+        description="epochs without a better validation loss before the stage stops; none: never stop early",
+    )
+    keep_best: bool = Field(
+        default=True, description="end the stage with the weights of its best validation loss, not its last"
+    )
+
+
+class Recipe(Options):
+    """The head and the stages, with every option; what `recipe.yaml` holds.
+
+    Example:
+        >>> import greffon
+        >>> [stage.name for stage in greffon.Recipe().stages]
+        ['head', 'last-block']
+    """
+
+    weights: str = Field(default="imagenet", description="a weight set's name, a weight file, or a run (its backbone)")
+    preprocessing: Literal["auto", "caffe", "torch", "tf", "none"] = Field(
+        default="auto",
+        description="what the weights were trained with; auto: what their record says, else what is usual",
+    )
+    image_size: int = Field(default=224, ge=32, le=1024, description="side of the network's input, in pixels")
+    resize: Literal["auto", "crop", "stretch", "pad"] = Field(
+        default="auto", description="how a picture becomes square; auto: as the weight set's record says"
+    )
+    validation: float = Field(
+        default=0.2, gt=0.0, lt=1.0, description="share of the pictures held out, where DATA gives no val/"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="drives split, order, initial weights and dropout")
+    activations: Literal["float16", "float32"] = Field(
+        default="float16", description="how the activations of the trunk are kept"
+    )
+    head: Head = Field(default_factory=Head, description="what is grafted onto the backbone")
+    stages: tuple[Stage, ...] = Field(
+        default=(
+            Stage(name="head", learning_rate=1e-3, epochs=30),
+            Stage(name="last-block", unfreeze="conv5_block3", learning_rate=1e-4, epochs=15),
+        ),
+        min_length=1,
+        description="the stages, in order",
+    )
+
+    @field_validator("stages")
+    @classmethod
+    def _names_are_unique(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        names = [stage.name for stage in stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must differ, got {names}")
+        return stages
+
+    @model_validator(mode="after")
+    def _own_layer_has_no_options(self) -> Self:
+        if self.head.layer is not None and (self.head.hidden or self.head.dropout):
+            raise ValueError("a head with its own layer takes neither hidden nor dropout")
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML with every option; `Recipe.from_yaml` gives an equal one back."""
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path) -> Recipe:
+        """Read a recipe file; options that it leaves out have their defaults.
+
+        Raises:
+            InputError: the file cannot be read, or holds an unknown option or a value out of range.
+        """
+        import yaml
+
+        try:
+            values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"recipe {file}: cannot be read as YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"recipe {file}: expected options (name: value), got {type(values).__name__}")
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"recipe {file}: {error}") from None
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+    "tutorial": Recipe(
+        resize="stretch",
+        head=Head(pool="flatten", hidden=256, dropout=0.5),
+        stages=(
+            Stage(
+                name="tutorial",
+                unfreeze=10,
+                batch_norm="train",
+                learning_rate=1e-4,
+                epochs=10,
+                batch_size=32,
+                patience=None,
+                keep_best=False,
+            ),
+        ),
+    ),
+}
+
+
+def load_recipe(name_or_file: str | Path) -> Recipe:
+    """A recipe by its name (`default`, `tutorial`) or from a YAML file.
+
+    Raises:
+        InputError: neither a known name nor a file.
+    """
+    known = RECIPES.get(str(name_or_file))
+    if known is not None:
+        return known
+    if Path(name_or_file).is_file():
+        return Recipe.from_yaml(name_or_file)
+    raise InputError(
+        f"recipe must be one of {', '.join(RECIPES)} or a YAML file, got {str(name_or_file)!r}"
+        f"{nearest(str(name_or_file), RECIPES)}"
+    )
+
+
+def nearest(word: str, known: Any) -> str:
+    """`; did you mean ...?` for the known word that is nearest, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _explain(options: type[Options], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            word = str(problem["loc"][-1])
+            lines.append(
+                f"{options.__name__} has no option {place!r}{nearest(word, _names_at(options, problem['loc']))}"
+            )
+        else:
+            lines.append(
+                f"{options.__name__} option {place or '(all)'}: {problem['msg'].rstrip('.')}. Got {problem['input']!r}"
+            )
+    return "\n".join(lines)
+
+
+def _names_at(options: type[Options], place: tuple[int | str, ...]) -> list[str]:
+    parts: dict[str, type[Options]] = {"head": Head, "stages": Stage}
+    inner = parts.get(str(place[0]), options) if len(place) > 1 else options
+    return list(inner.model_fields)
