@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import keras
 from greffon.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,19 @@ def flatten(model: keras.Model) -> FlatGraph:
     if functional is None:
         raise InputError(f"{model.name!r} must be a Functional or Sequential model, got {type(model).__name__}")
     return _Flattener().flatten(functional)
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The structure (one tensor, list, dictionary) that a model gives its outputs in, with a number for each tensor."""
+    structure = _functional(model).output
+    return keras.tree.pack_sequence_as(structure, range(len(keras.tree.flatten(structure))))
+
+
+def flat_inputs(model: keras.Model, x: Any) -> list[Any]:
+    """The inputs of a batch in the order of `model.inputs`; a dictionary is read by the inputs' names."""
+    if isinstance(x, Mapping) and not isinstance(_functional(model).input, Mapping):
+        return [x[tensor.name] for tensor in model.inputs]
+    return list(keras.tree.flatten(x))
 
 
 def _functional(model: Any) -> Any:

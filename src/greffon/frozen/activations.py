@@ -1,0 +1,95 @@
+"""The activations of a fixed list of pictures, asked for by row: in memory where they fit, else read when needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from greffon.frozen.trunk import Load, Trunk
+
+    Array = np.ndarray[Any, Any]
+
+# Pictures computed at a time: enough for the engine to be at full speed, few enough to lose little when interrupted.
+CHUNK = 32
+# The share of the memory that is free now which activations may fill.
+_MEMORY_SHARE = 0.25
+
+
+class Activations:
+    """Activations of a list of pictures.
+
+    Args:
+        trunk: what computes and stores them.
+        keys: digest of each picture.
+        load: gives the trunk's inputs for rows of this list.
+        memory: bytes that may be held in memory; by default a quarter of what is free.
+
+    Everything that is not stored yet is computed by `fill`, or else by the first `gather` that needs it.
+    """
+
+    def __init__(self, trunk: Trunk, keys: Sequence[bytes], load: Load, *, memory: int | None = None) -> None:
+        self.trunk = trunk
+        self.keys = list(keys)
+        self._load = load
+        limit = psutil.virtual_memory().available * _MEMORY_SHARE if memory is None else memory
+        self.in_memory = len(self.keys) * trunk.nbytes <= limit
+        self._arrays = trunk.empty(len(self.keys)) if self.in_memory else None
+        self._held = np.zeros(len(self.keys), bool)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of one picture's activation, per tensor of the cut."""
+        return self.trunk.shapes
+
+    @property
+    def dtypes(self) -> list[np.dtype[Any]]:
+        """Dtype of each tensor."""
+        return self.trunk.dtypes
+
+    def fill(self, advance: Callable[[int], None] | None = None) -> None:
+        """Compute and store whatever is missing, `CHUNK` pictures at a time.
+
+        Args:
+            advance: called with the number of pictures done since the last call.
+        """
+        missing = set() if self.in_memory else set(self.trunk.missing(self.keys).tolist())
+        for start in range(0, len(self), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(self)))
+            if self.in_memory:
+                self._hold(rows[~self._held[rows]])
+            else:
+                self._fetch(np.array([row for row in rows if row in missing], dtype=int))
+            if advance is not None:
+                advance(len(rows))
+
+    def gather(self, rows: Array) -> list[Array]:
+        """Activations of some rows, in that order: one array of shape (len(rows), ...) per tensor of the cut."""
+        rows = np.asarray(rows)
+        if self._arrays is None:
+            return self._fetch(rows)
+        self._hold(np.unique(rows[~self._held[rows]]))
+        return [array[rows] for array in self._arrays]
+
+    def all(self) -> list[Array]:
+        """All activations, in order: one array per tensor of the cut."""
+        return self.gather(np.arange(len(self)))
+
+    def _hold(self, rows: Array) -> None:
+        if self._arrays is None or not rows.size:
+            return
+        for array, part in zip(self._arrays, self._fetch(rows), strict=True):
+            array[rows] = part
+        self._held[rows] = True
+
+    def _fetch(self, rows: Array) -> list[Array]:
+        if not rows.size:
+            return self.trunk.empty(0)
+        return self.trunk.fetch([self.keys[row] for row in rows], lambda missing: self._load(rows[missing]))

@@ -1,0 +1,91 @@
+"""The trainable part of a model, compiled to train in the model's place: training the tail is training the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras.src.utils.tracking import DotNotTrackScope
+
+from greffon.frozen.graph import GraphModel, output_structure
+
+if TYPE_CHECKING:
+    from greffon.frozen.cut import Cut
+
+
+def _of_the_model(name: str) -> property:
+    """An attribute that callbacks set on the model and Keras' training loop reads on the tail."""
+
+    def get(self: Any) -> Any:
+        model = self.__dict__.get("_whole_model")
+        return getattr(model(), name) if model else None
+
+    def set_(self: Any, value: Any) -> None:
+        model = self.__dict__.get("_whole_model")
+        if model:
+            setattr(model(), name, value)
+
+    return property(get, set_)
+
+
+class Tail(GraphModel):
+    """What is left of a compiled model behind the cut.
+
+    It shares the model's variables, optimizer, loss and metrics. Callbacks are given the model itself: what they
+    save, restore, stop or slow down is the model, and the tail follows.
+
+    Args:
+        model: compiled.
+        cut: where its trunk ends.
+        jit_compile: whether XLA compiles the steps; by default as the model was compiled.
+    """
+
+    stop_training = _of_the_model("stop_training")
+    history = _of_the_model("history")
+    _initial_epoch = _of_the_model("_initial_epoch")
+
+    def __init__(self, model: keras.Model, cut: Cut, *, jit_compile: bool | None = None) -> None:
+        super().__init__(cut.tail, output=output_structure(model), name=f"{model.name}_tail", dtype=model.dtype_policy)
+        self.__dict__["_whole_model"] = lambda: model
+        with DotNotTrackScope():
+            self.compile(
+                optimizer=model.optimizer,
+                run_eagerly=model.run_eagerly,
+                steps_per_execution=model.steps_per_execution,
+                jit_compile=model.jit_compile if jit_compile is None else jit_compile,
+                auto_scale_loss=False,
+            )
+            # The objects themselves, not their configuration: what the tail counts, the model has counted.
+            self.loss = model.loss
+            self._compile_loss = model._compile_loss
+            self._compile_metrics = model._compile_metrics
+            self._loss_tracker = model._loss_tracker
+        if not model.optimizer.built:
+            # In the model's own order of variables, so that the optimizer's state can be saved and loaded with it.
+            model.optimizer.build(model.trainable_variables)
+
+    def train(
+        self, feed: Any, *, callbacks: Any, epochs: int, verbose: Any, steps: int | None, **options: Any
+    ) -> keras.callbacks.History:
+        """Run Keras' own training loop on activations.
+
+        Args:
+            feed: gives the batches.
+            callbacks: a list, or one that has its model already.
+            epochs: the last epoch.
+            verbose: as in `model.fit`.
+            steps: batches of an epoch, for the progress bar; None where they are not known.
+            options: what else `fit` takes: validation_data, initial_epoch, steps_per_epoch, ...
+        """
+        model = self.__dict__["_whole_model"]()
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.callbacks.CallbackList(
+                callbacks,
+                add_history=True,
+                add_progbar=verbose != 0,
+                verbose=verbose,
+                epochs=epochs,
+                steps=steps,
+                model=model,
+            )
+        return self.fit(feed, callbacks=callbacks, epochs=epochs, verbose=verbose, shuffle=False, **options)
