@@ -1,0 +1,63 @@
+# The two commands of the README, each complete on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+LOWEST ?= .venv-lowest
+ROW ?=
+
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+LOWEST_BIN := $(LOWEST)/Scripts
+else
+BIN := $(VENV)/bin
+LOWEST_BIN := $(LOWEST)/bin
+endif
+
+.PHONY: demo test test-all lint format bench setup clean
+
+## Train a ResNet-50 on the embedded weights and pictures; needs nothing but the package registry.
+demo: $(VENV)/.demo-ready
+	$(BIN)/python -m greffon demo --out demo-run --overwrite
+
+## Set up and pass the tests: a sample of the fuzzing, small networks.
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -m "not large"
+
+## Everything: full counts, full-size networks, and the tests again on the lowest versions of the dependencies.
+test-all: $(VENV)/.ready $(LOWEST)/.ready
+	$(BIN)/python -m pytest
+	$(LOWEST_BIN)/python -m pytest -m "not large"
+
+## Formatting, lint and types.
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+## Measure; ROW=name measures one thing.
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/run.py $(ROW)
+
+setup: $(VENV)/.ready
+
+clean:
+	rm -rf $(VENV) $(LOWEST) demo-run build dist
+
+$(VENV)/.demo-ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test,lint]"
+	touch $@ $(VENV)/.demo-ready
+
+$(LOWEST)/.ready: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST_BIN)/python -m pip install --quiet --editable ".[test]" --constraint tests/lowest.txt
+	touch $@
