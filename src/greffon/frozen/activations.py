@@ -78,6 +78,19 @@ class Activations:
         self._hold(np.unique(rows[~self._held[rows]]))
         return [array[rows] for array in self._arrays]
 
+    def put(self, rows: Array, outputs: Sequence[Array]) -> None:
+        """Take activations that were computed elsewhere.
+
+        Args:
+            rows: which pictures of the list they belong to.
+            outputs: one array of shape (len(rows), ...) per tensor of the cut.
+        """
+        kept = self.trunk.keep([self.keys[row] for row in rows], outputs)
+        if self._arrays is not None:
+            for array, part in zip(self._arrays, kept, strict=True):
+                array[rows] = part
+            self._held[rows] = True
+
     def all(self) -> list[Array]:
         """All activations, in order: one array per tensor of the cut."""
         return self.gather(np.arange(len(self)))

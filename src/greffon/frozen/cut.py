@@ -59,8 +59,8 @@ class Cut:
 
     @property
     def gains(self) -> bool:
-        """Whether there is a frozen part worth computing once."""
-        return self.trunk_weights > 0
+        """Whether there is a frozen part worth computing once: one with a kernel, not only scaling and padding."""
+        return any(len(weight.shape) > 1 for layer in self.trunk.layers for weight in layer.weights)
 
     @property
     def where(self) -> str:

@@ -114,11 +114,28 @@ class Trunk:
         missing = np.flatnonzero(~found)
         self.counts.reused += int(found.sum())
         if missing.size:
-            computed = self._compute(load(missing))
+            computed = self.keep([keys[row] for row in missing], self._compute(load(missing)), store=store)
             for array, part in zip(arrays, computed, strict=True):
                 array[missing] = part
-            if store and self._stored:
-                self.counts.stored += self._stored.put_many([keys[row] for row in missing], computed)
+        return arrays
+
+    def keep(self, keys: Sequence[bytes], outputs: Sequence[Array], *, store: bool = True) -> list[Array]:
+        """Store what an engine gave for some pictures.
+
+        Args:
+            keys: digest of each picture.
+            outputs: one array per tensor of the cut.
+            store: False only converts them.
+
+        Returns:
+            The outputs in the dtypes that they are kept in.
+
+        Raises:
+            DoesNotFitFloat16: float16 was asked for and a number is too large for it.
+        """
+        arrays = [_converted(output, dtype) for output, dtype in zip(outputs, self.dtypes, strict=True)]
+        if store and self._stored:
+            self.counts.stored += self._stored.put_many(keys, arrays)
         return arrays
 
     def missing(self, keys: Sequence[bytes]) -> Array:
@@ -135,7 +152,7 @@ class Trunk:
         outputs = self.engine.run(list(inputs))
         self.counts.seconds += time.perf_counter() - start
         self.counts.computed += len(outputs[0])
-        return [_converted(output, dtype) for output, dtype in zip(outputs, self.dtypes, strict=True)]
+        return outputs
 
 
 def kept_dtypes(cut: Cut, dtype: str) -> list[np.dtype[Any]]:

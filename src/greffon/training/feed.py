@@ -128,11 +128,12 @@ class RowFeed(_Feed):
 
     Args:
         activations: of every row of the data.
+        rows: which of them to feed, in the order of y; None: all.
         options: what `keras`' array adapter takes: y, sample_weight, class_weight, batch_size, shuffle, steps_per_epoch.
     """
 
-    def __init__(self, activations: Activations, **options: Any) -> None:
-        rows = np.arange(len(activations))
+    def __init__(self, activations: Activations, *, rows: Array | None = None, **options: Any) -> None:
+        rows = np.arange(len(activations)) if rows is None else np.asarray(rows)
         super().__init__(get_data_adapter(rows, **options), activations.shapes, activations.dtypes)
         self.activations = activations
 

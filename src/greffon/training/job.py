@@ -1,0 +1,267 @@
+"""`greffon.train`: from a folder of labelled pictures to a run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from greffon.bundle.write import BundleContents, check_out, write_bundle
+from greffon.errors import DataError
+from greffon.recipe import Recipe
+from greffon.training.progress import ConsoleReporter, Reporter, duration
+from greffon.training.start import Start, build_model, find_start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import polars as pl
+
+    from greffon.bundle.predict import Predictor
+    from greffon.evaluation.measures import Measures
+    from greffon.pictures.catalog import Catalog
+    from greffon.training.samples import Samples
+    from greffon.training.stages import StageResult, TrunkWork
+
+    Array = np.ndarray[Any, Any]
+
+# Pictures named one by one before the rest is only counted.
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        path: the folder that it left.
+        measures: of the validation pictures.
+        summary: the figures that `--json` prints.
+    """
+
+    path: Path
+    measures: Measures = field(repr=False)
+    summary: dict[str, Any] = field(repr=False)
+
+    def load(self) -> Predictor:
+        """What predicts with the run's model."""
+        from greffon.bundle.predict import load
+
+        return load(self.path)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def __rich__(self) -> str:
+        from rich.markup import escape
+
+        return escape(str(self))
+
+    def _lines(self) -> list[str]:
+        saved = self.summary["seconds_saved"]
+        lines = [
+            f"validation {self.measures.headline()} (also used to choose the epoch, so a little flattering)",
+            f"time {duration(self.summary['seconds'])}, "
+            f"of which the frozen part {duration(self.summary['trunk_seconds'])}",
+        ]
+        if saved is not None:
+            whole = duration(self.summary["trunk_seconds_every_epoch"])
+            lines.append(f"running the frozen layers in every epoch would have cost {whole}: {duration(saved)} saved")
+        return [*lines, f"run {self.path}"]
+
+
+def train(
+    data: str | Path,
+    *,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    reporter: Reporter | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Train a classifier on a folder of labelled pictures.
+
+    Args:
+        data: a folder with one folder of pictures per class, or with train/ (and val/, test/) that hold such folders.
+        out: the folder of the run; it appears when everything is written.
+        recipe: every option; by default the head, then the last block, on ImageNet weights.
+        reporter: told what happens; by default the console.
+        overwrite: whether an earlier run there may be replaced.
+
+    Returns:
+        The run. `run.load()` predicts with it; `model.keras` in its folder opens with plain Keras.
+
+    Raises:
+        InputError: an option, the weights or the output folder cannot be used.
+        DataError: the pictures cannot be learned from as they are.
+        CheckFailedError: something frozen moved.
+
+    Example:
+        >>> import greffon, tempfile
+        >>> from greffon.pictures.demo import demo_pictures
+        >>> from greffon.training.progress import Reporter
+        >>> folder = tempfile.mkdtemp()
+        >>> recipe = greffon.Recipe(weights="thin", image_size=32, stages=[greffon.Stage(epochs=1)])
+        >>> run = greffon.train(demo_pictures(folder), out=folder + "/run", recipe=recipe, reporter=Reporter())
+        >>> sorted(run.summary)[:2]
+        ['accuracy', 'accuracy_interval']
+    """
+    place = check_out(out, overwrite=overwrite)
+    recipe = recipe or Recipe()
+    start = find_start(recipe.weights)
+    return _Job(recipe, start, reporter or ConsoleReporter()).run(data, place, overwrite=overwrite)
+
+
+class _Job:
+    """One training."""
+
+    def __init__(self, recipe: Recipe, start: Start, reporter: Reporter) -> None:
+        self.recipe, self.start, self.reporter = recipe, start, reporter
+        self.notes: list[str] = []
+        self._began = time.perf_counter()
+
+    def run(self, data: str | Path, out: Path, *, overwrite: bool) -> Run:
+        catalog = self._read(data)
+        import keras
+
+        from greffon.training.stages import Stages
+
+        keras.utils.set_random_seed(self.recipe.seed)
+        model, preprocessing, notes = build_model(self.start, self.recipe, catalog.class_names)
+        for note in notes:
+            self._note(note)
+        resize = preprocessing.resize if self.recipe.resize == "auto" else self.recipe.resize
+        samples = _samples(catalog, self.recipe.image_size, resize)
+        self._warn_of_flatten(model, len(samples.train))
+        stages = Stages(model, self.recipe, samples, self._store(), self.reporter, notes=self.notes)
+        results, probabilities = stages.run()
+        return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages.work)
+
+    def _read(self, data: str | Path) -> Catalog:
+        from greffon.pictures.catalog import Catalog
+        from greffon.pictures.split import split
+
+        with self.reporter.bar("reading pictures", total=None) as advance:
+            catalog = Catalog.from_folder(data, advance=advance)
+        for what, frame in (("cannot be read and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
+            if len(frame):
+                self._note(f"{len(frame)} files {what}:{_listed(frame)}")
+        catalog = split(catalog, validation=self.recipe.validation, seed=self.recipe.seed)
+        counts = {side: len(catalog.side(side)) for side in ("train", "val", "test")}
+        test = f"; {counts['test']} in test/ are not touched" if counts["test"] else ""
+        self.reporter.note(
+            f"{sum(counts.values())} pictures of {len(catalog.class_names)} classes: {counts['train']} to learn from, "
+            f"{counts['val']} held out for validation{test}"
+        )
+        return catalog
+
+    def _store(self) -> Any:
+        from greffon.frozen.store import ActivationStore
+
+        return ActivationStore()
+
+    def _warn_of_flatten(self, model: Any, pictures: int) -> None:
+        from greffon.backbone.guard import flatten_warning
+
+        warning = flatten_warning(model, pictures)
+        if warning:
+            self._note(warning)
+
+    def _finish(
+        self, out: Path, overwrite: bool, model: Any, catalog: Catalog, resize: Any, results: Sequence[StageResult],
+        probabilities: Array, work: TrunkWork,
+    ) -> Run:  # fmt: skip
+        import polars as pl
+
+        from greffon.evaluation.measures import measure
+        from greffon.evaluation.table import prediction_table
+
+        held_out = catalog.side("val")
+        several = self.recipe.head.output == "sigmoid"
+        labels = [[label] if several else label for label in held_out["label"]]
+        paths, hashes = held_out["path"].to_list(), held_out["hash"].to_list()
+        table = prediction_table(paths, hashes, labels, probabilities, catalog.class_names, several_labels=several)
+        measures = measure(table)
+        summary = self._summary(measures, catalog, results, work)
+        contents = BundleContents(
+            model=model,
+            class_names=catalog.class_names,
+            image_size=self.recipe.image_size,
+            resize=resize,
+            recipe=self.recipe,
+            split=catalog.frame,
+            history=pl.DataFrame([row for result in results for row in result.history]),
+            validation=table,
+            record={**summary, "stages": [result.to_dict() for result in results]},
+            notes=self.notes,
+        )
+        path = write_bundle(out, contents, overwrite=overwrite, if_taken="beside")
+        run = Run(path, measures, summary)
+        self.reporter.summary(run)
+        return run
+
+    def _summary(
+        self, measures: Measures, catalog: Catalog, results: Sequence[StageResult], work: TrunkWork
+    ) -> dict[str, Any]:
+        pictures = len(catalog.side("train")) + len(catalog.side("val"))
+        seconds = time.perf_counter() - self._began
+        passes = sum(result.trunk_macs * len(result.history) for result in results) * pictures
+        every_epoch = passes / work.speed if work.speed else None
+        return {
+            "accuracy": measures.accuracy,
+            "accuracy_interval": list(measures.accuracy_interval),
+            "balanced_accuracy": measures.balanced_accuracy,
+            "log_loss": measures.log_loss,
+            "classes": list(catalog.class_names),
+            "pictures": {side: len(catalog.side(side)) for side in ("train", "val", "test")},
+            "left_out": {"unreadable": len(catalog.quarantined), "ignored": len(catalog.ignored)},
+            "seconds": round(seconds, 2),
+            "trunk_seconds": round(work.seconds, 2),
+            "trunk_seconds_every_epoch": None if every_epoch is None else round(every_epoch, 2),
+            "seconds_saved": None if every_epoch is None else round(every_epoch - work.seconds, 2),
+            "trunk": work.to_dict(),
+            "notes": list(self.notes),
+        }
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.reporter.warn(text)
+
+
+def _samples(catalog: Catalog, size: int, rule: Any) -> Samples:
+    """Rows of both sides of the split, first those to learn from."""
+    import xxhash
+
+    from greffon.pictures.decode import DECODER_VERSION, decode_many
+    from greffon.training.samples import Samples
+
+    train, held_out = catalog.side("train"), catalog.side("val")
+    paths = [catalog.root / path for side in (train, held_out) for path in side["path"]]
+    hashes = [content for side in (train, held_out) for content in side["hash"]]
+    labels = [catalog.class_names.index(label) for side in (train, held_out) for label in side["label"]]
+    how = f"{rule} {size} {DECODER_VERSION} view 0"
+
+    def load(rows: Array) -> list[Array]:
+        pictures = np.empty((len(rows), size, size, 3), np.uint8)
+        for place, picture in decode_many([paths[row] for row in rows], size, rule):
+            if isinstance(picture, DataError):
+                raise DataError(f"a picture that could be read at the start cannot be read any more: {picture}")
+            pictures[place] = picture
+        return [pictures]
+
+    return Samples(
+        keys=[xxhash.xxh3_128_digest(f"{content} {how}") for content in hashes],
+        targets=np.eye(len(catalog.class_names), dtype=np.float32)[labels],
+        train=np.arange(len(train)),
+        validation=np.arange(len(train), len(paths)),
+        load=load,
+        shape=(size, size, 3),
+    )
+
+
+def _listed(frame: pl.DataFrame) -> str:
+    lines = [f"\n  {path}: {reason}" for path, reason in frame.select("path", "reason").head(_SHOWN).iter_rows()]
+    rest = len(frame) - len(lines)
+    return "".join(lines) + (f"\n  and {rest} more" if rest else "")

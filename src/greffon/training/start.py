@@ -1,0 +1,97 @@
+"""What a training starts from: the weights that the recipe names, found before any picture is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greffon.bundle.write import is_run
+from greffon.errors import InputError
+from greffon.weights.fetch import require_cached
+from greffon.weights.sets import PREPROCESSINGS, WEIGHT_SETS, Preprocessing, usual_preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
+
+    from greffon.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights that are there.
+
+    Attributes:
+        weights: a weight set's name or a file.
+        run: the run whose model the file is; None for other weights.
+    """
+
+    weights: str
+    run: Path | None = None
+
+
+def find_start(weights: str) -> Start:
+    """Find what `--weights` names: a weight set, a file or a run.
+
+    Raises:
+        InputError: the set's file is not on this machine, or there is no such set, file or run.
+    """
+    if weights in WEIGHT_SETS:
+        require_cached(weights)
+        return Start(weights)
+    path = Path(weights).expanduser()
+    if is_run(path):
+        return Start(str(path / "model.keras"), run=path)
+    if path.is_dir():
+        raise InputError(f"weights {weights}: the folder is no run of greffon train, and holds no weights of its own")
+    return Start(str(path))
+
+
+def build_model(
+    start: Start, recipe: Recipe, class_names: Sequence[str]
+) -> tuple[keras.Model, Preprocessing, list[str]]:
+    """Build the backbone, restore its weights, and graft the recipe's head onto it.
+
+    Returns:
+        The model; the record of the preprocessing that it does; notes for the user.
+    """
+    from greffon.backbone.graft import graft
+    from greffon.backbone.resnet import resnet50
+
+    side = recipe.image_size
+    backbone = resnet50(weights=start.weights, input_shape=(side, side, 3))
+    restored = backbone.greffon_weights
+    notes = [f"weights: {note}" for note in restored.notes]
+    record = restored.preprocessing
+    if recipe.preprocessing != "auto":
+        record = PREPROCESSINGS[recipe.preprocessing]
+    elif record is None:
+        record = usual_preprocessing(restored.variant)
+        if start.weights != "none":
+            notes.append(
+                f"the weight file does not say what preprocessing it was trained with; taking {record.name!r}, which "
+                f"is usual for {restored.variant} (--preprocessing sets another)"
+            )
+    model = graft(backbone, len(class_names), recipe.head, preprocessing=record, name="greffon")
+    if start.run is not None:
+        notes.append(_take_head(model, start.run, class_names))
+    return model, record, notes
+
+
+def _take_head(model: Any, run: Path, class_names: Sequence[str]) -> str:
+    """Start from the head of a run as well, where it is one for the same classes."""
+    from greffon.backbone.graft import split_parts
+    from greffon.bundle.read import read_bundle
+
+    bundle = read_bundle(run)
+    ours = [variable for layer in split_parts(model).head for variable in layer.weights]
+    theirs = [variable for layer in split_parts(bundle.model()).head for variable in layer.weights]
+    if list(bundle.class_names) != list(class_names):
+        return f"the backbone is that of {run}; its head is for other classes and is left out"
+    if [(v.path, tuple(v.shape)) for v in ours] != [(v.path, tuple(v.shape)) for v in theirs]:
+        return f"the backbone is that of {run}; its head is built otherwise and is left out"
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.assign(other)
+    return f"backbone and head are those of {run}"

@@ -1,0 +1,73 @@
+"""What looks on while a stage trains: shows each epoch, keeps the best weights, stops in time."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from greffon.recipe import Stage
+    from greffon.training.progress import Reporter
+
+
+class StageWatch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
+    """Follows one stage by its validation loss.
+
+    Args:
+        stage: its name, epochs, patience.
+        reporter: told of every epoch.
+        variables: what the stage can move, statistics of BatchNormalization included.
+
+    Attributes:
+        rows: one per epoch: stage, epoch (from 1), learning rate, losses and metrics.
+        best: number of the best epoch, 0 before there is one.
+        not_finite: number of the epoch whose loss was not a number, at which the stage stopped; 0 if none.
+    """
+
+    def __init__(self, stage: Stage, reporter: Reporter, variables: list[Any]) -> None:
+        super().__init__()
+        self.stage, self.reporter = stage, reporter
+        self.rows: list[dict[str, Any]] = []
+        self.best = self.not_finite = 0
+        self._lowest = math.inf
+        self._variables = variables
+        self._kept: list[np.ndarray[Any, Any]] = []
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs ran."""
+        return len(self.rows)
+
+    @property
+    def lowest(self) -> float:
+        """Validation loss of the best epoch."""
+        return self._lowest
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Note the epoch down; keep its weights if it is the best one; stop when none was better for too long."""
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        number = epoch + 1
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.rows.append({"stage": self.stage.name, "epoch": number, "learning_rate": rate, **values})
+        loss = values["val_loss"]
+        better = loss < self._lowest
+        if better:
+            self._lowest, self.best = loss, number
+            if self.stage.keep_best:
+                self._kept = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
+        self.reporter.epoch(self.stage.name, number, self.stage.epochs, values, better)
+        if not (math.isfinite(loss) and math.isfinite(values["loss"])):
+            self.not_finite = number
+            self.model.stop_training = True
+        elif self.stage.patience is not None and number - self.best >= self.stage.patience:
+            self.model.stop_training = True
+
+    def restore_best(self) -> None:
+        """Put the weights of the best epoch back, where they were kept."""
+        for variable, value in zip(self._variables, self._kept, strict=False):
+            variable.assign(value)
