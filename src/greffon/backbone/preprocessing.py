@@ -6,15 +6,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import InputError
-from greffon.weights.sets import PREPROCESSINGS, Preprocessing
+from greffon.weights.sets import BGR_LAYER, PREPROCESSING_LAYER, PREPROCESSINGS, Preprocessing, preprocessing_in_layer
 
 if TYPE_CHECKING:
     import keras
-
-PREFIX = "greffon_preprocessing_"
-"""What the names of these layers start with; the rest is the record's name."""
-
-_BGR = "bgr_"  # after PREFIX, in the name of a record of the user's own whose backbone takes BGR
 
 
 def preprocessing_layers(preprocessing: Preprocessing) -> list[keras.Layer]:
@@ -70,29 +65,14 @@ def preprocessing_of(model: keras.Model) -> Preprocessing | None:
         'torch'
     """
     for layer in model._flatten_layers(include_self=False):
-        if layer.name.startswith(PREFIX):
-            name = layer.name.removeprefix(PREFIX)
-            return PREPROCESSINGS.get(name) or _from_layer(name, layer)
+        if layer.name.startswith(PREPROCESSING_LAYER):
+            return preprocessing_in_layer(layer.name, layer.get_config(), size=layer.input.shape[1])
     return None
 
 
 def _layer_name(preprocessing: Preprocessing) -> str:
-    own = preprocessing.name not in PREPROCESSINGS
-    return PREFIX + (_BGR if own and preprocessing.channel_order == "BGR" else "") + preprocessing.name
-
-
-def _from_layer(name: str, layer: Any) -> Preprocessing:
-    config = layer.get_config()
-    red, green, blue = (float(value) for value in config["mean"])
-    std = tuple(float(value) ** 0.5 for value in config["variance"])
-    side = layer.input.shape[1]
-    return Preprocessing(
-        name.removeprefix(_BGR),
-        channel_order="BGR" if name.startswith(_BGR) else "RGB",
-        size=side if isinstance(side, int) else 224,
-        mean=(red, green, blue),
-        std=(std[0], std[1], std[2]),
-    )
+    own_bgr = preprocessing.name not in PREPROCESSINGS and preprocessing.channel_order == "BGR"
+    return (BGR_LAYER if own_bgr else PREPROCESSING_LAYER) + preprocessing.name
 
 
 def _check(preprocessing: Preprocessing) -> None:
@@ -104,9 +84,9 @@ def _check(preprocessing: Preprocessing) -> None:
             f"the name {name!r} stands for {known}; a preprocessing with other values must have another name, "
             f"got {preprocessing}"
         )
-    if known is None and (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name.startswith(_BGR)):
+    if known is None and (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name.startswith("bgr_")):
         raise InputError(
-            f"the name of a preprocessing must be letters, digits, '_', '.' or '-' and not start with {_BGR!r}, "
+            f"the name of a preprocessing must be letters, digits, '_', '.' or '-' and not start with 'bgr_', "
             f"got {name!r}"
         )
     if preprocessing.scale <= 0 or min(preprocessing.std) <= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from greffon.errors import InputError
 from greffon.recipe import nearest
@@ -50,6 +50,11 @@ PREPROCESSINGS: dict[str, Preprocessing] = {
         Preprocessing("none"),
     )
 }
+
+PREPROCESSING_LAYER = "greffon_preprocessing_"
+"""What the name of a preprocessing layer inside a model starts with; the rest is the record's name."""
+BGR_LAYER = PREPROCESSING_LAYER + "bgr_"
+"""The same for a record of the user's own whose backbone was trained on BGR."""
 
 # What files of a variant nearly always want, for those that do not say.
 _USUAL_PREPROCESSING: dict[Variant, str] = {"v1": "caffe", "v1.5": "torch", "thin": "open_nsfw"}
@@ -215,6 +220,32 @@ def weight_set(name: str) -> WeightSet:
             f"weight set must be one of {', '.join(WEIGHT_SETS)}, got {name!r}{nearest(name, WEIGHT_SETS)}"
         )
     return record
+
+
+def preprocessing_in_layer(name: str, config: dict[str, Any], *, size: Any = None) -> Preprocessing:
+    """The record behind a preprocessing layer in a model or file.
+
+    A record of the user's own comes back with the mean and standard deviation that the layer applies (so with
+    `scale` 1), `size` as the model's input, and the resize rule `crop`.
+
+    Args:
+        name: of the layer.
+        config: of the layer: `mean` and `variance`, three numbers each in RGB order.
+        size: side of the model's input in pixels, where it has one.
+    """
+    known = PREPROCESSINGS.get(name.removeprefix(PREPROCESSING_LAYER))
+    if known is not None:
+        return known
+    bgr = name.startswith(BGR_LAYER)
+    mean = [float(value) for value in config["mean"]]
+    std = [float(value) ** 0.5 for value in config["variance"]]
+    return Preprocessing(
+        name.removeprefix(BGR_LAYER if bgr else PREPROCESSING_LAYER),
+        channel_order="BGR" if bgr else "RGB",
+        size=size if isinstance(size, int) else 224,
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+    )
 
 
 def usual_preprocessing(variant: str) -> Preprocessing:

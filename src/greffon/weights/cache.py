@@ -1,0 +1,146 @@
+"""Where weight files lie on this machine, and whether they are what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from greffon.errors import InputError, WeightFileError
+from greffon.weights.sets import WeightFile, embedded_path
+
+_CHUNK = 1 << 20
+
+
+class Digests(NamedTuple):
+    """What identifies a file: length in bytes, MD5 and SHA-256 in hex."""
+
+    size: int
+    md5: str
+    sha256: str
+
+
+def cache_dir() -> Path:
+    """Greffon's cache folder: `GREFFON_CACHE`, or the platform's own. It need not exist yet.
+
+    Weight files lie in its folder `weights`.
+
+    Example:
+        >>> from greffon.weights.cache import cache_dir
+        >>> cache_dir().is_file()
+        False
+    """
+    chosen = os.environ.get("GREFFON_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("greffon", appauthor=False)
+
+
+def weights_dir() -> Path:
+    """The folder of the cache that holds weight files."""
+    return cache_dir() / "weights"
+
+
+def digests(path: Path) -> Digests:
+    """Length, MD5 and SHA-256 of a file, read once.
+
+    Raises:
+        WeightFileError: it cannot be read.
+    """
+    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                md5.update(chunk)
+                sha256.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        raise WeightFileError(f"weight file {path} cannot be read: {error.strerror or error}") from None
+    return Digests(size, md5.hexdigest(), sha256.hexdigest())
+
+
+def difference(file: WeightFile, found: Digests) -> str | None:
+    """In what a file is not the one that was published, or None."""
+    for what, expected, got in (
+        ("size", file.size, found.size),
+        ("MD5", file.md5, found.md5),
+        ("SHA-256", file.sha256, found.sha256),
+    ):
+        if expected is not None and expected != got:
+            return f"{what} is {got}, expected {expected}"
+    return None
+
+
+def find_cached(file: WeightFile) -> Path | None:
+    """Where a weight file is on this machine, its hash checked, or None.
+
+    Looks among the files that come with Greffon, in the cache folder (where users may put files by hand), and in
+    Keras' own cache, where `keras.applications` left what it fetched.
+
+    Raises:
+        WeightFileError: the file in Greffon's cache is not the one that was published.
+    """
+    if file.url is None:
+        return embedded_path(file)
+    own = weights_dir() / file.filename
+    if own.is_file():
+        found = digests(own)
+        wrong = difference(file, found) or _not_as_recorded(own, found)
+        if wrong:
+            raise WeightFileError(
+                f"weight file {own} is not the one that was published: {wrong}. Delete it, or fetch it again"
+            )
+        return own
+    keras = _keras_models() / file.filename
+    if keras.is_file() and (file.md5 or file.sha256) and difference(file, digests(keras)) is None:
+        return keras
+    return None
+
+
+def record_sha256(path: Path, sha256: str) -> Path:
+    """Write down the SHA-256 of a file beside it, in the form that `sha256sum -c` reads."""
+    record = _record(path)
+    record.write_text(f"{sha256}  {path.name}\n", encoding="utf-8")
+    return record
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """The SHA-256 that was written down when the file was fetched, or None."""
+    try:
+        return _record(path).read_text(encoding="utf-8").split()[0]
+    except (OSError, IndexError, UnicodeDecodeError):
+        return None
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder} cannot be made: {error.strerror or error}. GREFFON_CACHE names another one"
+        ) from None
+    return folder
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _not_as_recorded(path: Path, found: Digests) -> str | None:
+    recorded = recorded_sha256(path)
+    if recorded in {None, found.sha256}:
+        return None
+    return f"SHA-256 is {found.sha256}, {recorded} was written down when it was fetched"
+
+
+def _keras_models() -> Path:
+    home = os.environ.get("KERAS_HOME")
+    return Path(home or "~/.keras").expanduser() / "models"

@@ -1,0 +1,255 @@
+"""Getting weight files: nothing is fetched unless asked, and whoever is offline learns what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from greffon.errors import InputError, WeightFileError
+from greffon.weights.cache import (
+    cache_dir,
+    digests,
+    find_cached,
+    make_folder,
+    record_sha256,
+    recorded_sha256,
+    weights_dir,
+)
+from greffon.weights.download import DownloadError, Progress, download
+from greffon.weights.sets import WEIGHT_SETS, WeightFile, WeightSet, weight_set
+
+__all__ = ["Fetched", "SetRow", "cache_dir", "fetch", "fetch_set", "list_sets", "obtain", "require_cached"]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A weight file that is here now.
+
+    Attributes:
+        path: where it is.
+        size: in bytes.
+        sha256: 64 hex digits, as computed from the file.
+        notes: what the user should know, one sentence each.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A weight set as `greffon weights list` shows it.
+
+    Attributes:
+        name: what `weights=` and `--weights` take.
+        variant: the network that the weights belong to.
+        depth: 50, 101 or 152.
+        classes: of the classifier, where there is one.
+        licence: of the weights.
+        source: who trained them and where they are published.
+        preprocessing: name of what they were trained with.
+        size: of the file without the classifier, in bytes; None where unknown or where there is no file.
+        sha256: of that file: as published, else as written down when it was fetched, else None.
+        cached: whether it is on this machine and its hash is right (True for sets that need no fetching).
+        path: where it is, or None.
+        problem: what is wrong with the file that is there, or None.
+    """
+
+    name: str
+    variant: str
+    depth: int
+    classes: int | None
+    licence: str
+    source: str
+    preprocessing: str
+    size: int | None
+    sha256: str | None
+    cached: bool
+    path: Path | None
+    problem: str | None = None
+
+
+def fetch(file: WeightFile, *, folder: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """A weight file's place on this machine, after downloading it if it is not there.
+
+    Args:
+        file: the record, from a weight set.
+        folder: where to put it; None: the cache, where a file that is already there is used.
+        progress: called with the bytes so far and in all.
+
+    Returns:
+        The path of the verified file.
+
+    Raises:
+        InputError: it cannot be had; the message says which file, its size and hash, where to put it by hand,
+            and what works without it.
+    """
+    return _fetched(file, folder, progress).path
+
+
+def fetch_set(
+    name: str,
+    out_dir: str | Path | None = None,
+    *,
+    include_top: bool = False,
+    progress: Progress | None = None,
+) -> Fetched:
+    """Fetch a weight set's file, into the cache or, for another machine, into a folder.
+
+    Args:
+        name: of the weight set.
+        out_dir: the folder; None: the cache.
+        include_top: the file with the classifier instead of the one without.
+        progress: called with the bytes so far and in all.
+
+    Raises:
+        InputError: there is no such set or file, or it cannot be had.
+    """
+    record = weight_set(name)
+    if not record.files:
+        raise InputError(f"the weight set {name!r} has no file: {record.source}")
+    return _fetched(record.file(include_top=include_top), out_dir, progress)
+
+
+def obtain(record: WeightSet, *, include_top: bool = False, progress: Progress | None = None) -> Path:
+    """The file of a weight set for a network with or without the classifier, downloaded if it is not here.
+
+    Without the classifier, the file with it will do where that is the one that is here.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    return _find(record, include_top=include_top) or fetch(record.file(include_top=include_top), progress=progress)
+
+
+def require_cached(name: str, *, include_top: bool = False) -> Path | None:
+    """The file of a weight set, which must be on this machine already; None for a set without files.
+
+    Raises:
+        InputError: it is not here; the message shows how to get it and what works without it.
+    """
+    record = weight_set(name)
+    if not record.files:
+        return None
+    path = _find(record, include_top=include_top)
+    if path is not None:
+        return path
+    file = record.file(include_top=include_top)
+    raise InputError(
+        f"the weights {name!r} are not on this machine yet ({_described(file)}). Two ways on:\n"
+        f"  greffon weights fetch {name}    downloads them once, into {weights_dir()}\n"
+        f"  --weights thin    takes the smaller network that comes with Greffon"
+    )
+
+
+def list_sets() -> list[SetRow]:
+    """All weight sets, with what is here of each.
+
+    Example:
+        >>> from greffon.weights.fetch import list_sets
+        >>> [row.name for row in list_sets() if row.cached][-2:]
+        ['thin', 'none']
+    """
+    return [_row(record) for record in WEIGHT_SETS.values()]
+
+
+def _row(record: WeightSet) -> SetRow:
+    file = record.file() if record.files else None
+    path, problem = None, None
+    try:
+        path = find_cached(file) if file else None
+    except WeightFileError as error:
+        problem = str(error)
+    return SetRow(
+        name=record.name,
+        variant=record.variant,
+        depth=record.depth,
+        classes=record.classes,
+        licence=record.licence,
+        source=record.source,
+        preprocessing=record.preprocessing.name,
+        size=file.size if file else None,
+        sha256=(file.sha256 or (recorded_sha256(path) if path else None)) if file else None,
+        cached=file is None or path is not None,
+        path=path,
+        problem=problem,
+    )
+
+
+def _find(record: WeightSet, *, include_top: bool) -> Path | None:
+    path = find_cached(record.file(include_top=include_top))
+    if path is None and not include_top:
+        with_top = [file for file in record.files if file.include_top]
+        path = find_cached(with_top[0]) if with_top else None
+    return path
+
+
+def _fetched(file: WeightFile, folder: str | Path | None, progress: Progress | None) -> Fetched:
+    target = make_folder(Path(folder) if folder is not None else weights_dir()) / file.filename
+    notes: list[str] = []
+    try:
+        here = find_cached(file)
+    except WeightFileError as error:
+        here = None
+        notes.append(f"{error}. It was replaced.")
+    try:
+        if here is None:
+            found = download(file, _address(file), target, progress)
+            if file.sha256 is None:
+                record_sha256(target, found.sha256)
+                notes.append(
+                    f"No SHA-256 was published for {file.filename}; {found.sha256} was written down beside it."
+                )
+            return Fetched(target, found.size, found.sha256, tuple(notes))
+        if folder is not None and here != target:
+            _copy(here, target)
+            here = target
+        found = digests(here)
+        return Fetched(here, found.size, found.sha256, (f"{here} was here already, and its hash is right.",))
+    except DownloadError as error:
+        raise InputError(_offline(file, str(error), target)) from None
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = target.with_name(target.name + ".copy")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _address(file: WeightFile) -> str:
+    """Where to download: as published, or `GREFFON_MIRROR` in place of everything before the file's name."""
+    mirror = os.environ.get("GREFFON_MIRROR")
+    if not mirror:
+        return str(file.url)
+    if urlsplit(mirror).scheme not in {"http", "https"}:
+        raise InputError(
+            f"GREFFON_MIRROR must be an address such as https://mirror.example.org/weights, got {mirror!r}"
+        )
+    return f"{mirror.rstrip('/')}/{file.filename}"
+
+
+def _offline(file: WeightFile, reason: str, target: Path) -> str:
+    address = _address(file)
+    return (
+        f"{file.filename} could not be downloaded from {address}: {reason}.\n"
+        f"The file: {_described(file)}.\n"
+        f"By hand: download it on another machine and put it under that name into {target.parent}; its hash is "
+        "checked, then it is used. GREFFON_MIRROR names another server.\n"
+        'Without it: weights="thin" (--weights thin) comes with Greffon and needs no network.'
+    )
+
+
+def _described(file: WeightFile) -> str:
+    size = f"{file.size:,} bytes ({file.size / 1e6:.0f} MB)" if file.size is not None else "size unknown"
+    hashes = [f"{what} {value}" for what, value in (("MD5", file.md5), ("SHA-256", file.sha256)) if value]
+    return ", ".join([file.filename, size, *(hashes or ["no hash published"])])

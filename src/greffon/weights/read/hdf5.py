@@ -1,0 +1,68 @@
+"""Keras' HDF5 files: legacy weights and whole models (`.h5`), and Keras 3 weights (`.weights.h5`)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from greffon.errors import WeightFileError
+from greffon.weights.read.guarded import GuardedFile, opened
+from greffon.weights.read.keras_layers import flat_configs
+from greffon.weights.read.keras_legacy import read_legacy
+from greffon.weights.read.keras_vars import read_vars
+
+if TYPE_CHECKING:
+    from io import BytesIO
+    from pathlib import Path
+
+    from greffon.weights.read.arrays import WeightArrays
+
+NAME = "Keras HDF5"
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def recognises(head: bytes, path: Path) -> bool:
+    """The signature of HDF5."""
+    return head.startswith(_SIGNATURE)
+
+
+def read(path: Path) -> WeightArrays:
+    """Read any of Keras' three kinds of HDF5 file.
+
+    Raises:
+        WeightFileError: it is damaged, refused, or HDF5 of another kind.
+    """
+    return read_hdf5(path, path.stat().st_size)
+
+
+def read_hdf5(source: Path | BytesIO, size: int, config: dict[str, Any] | None = None) -> WeightArrays:
+    """Read an HDF5 file of `size` bytes.
+
+    Args:
+        source: the file, or its bytes.
+        size: its length in bytes, by which what it claims is judged.
+        config: the model's configuration, where it is stored elsewhere.
+    """
+    with opened(source, size) as file:
+        if "model_weights" in file.root:
+            weights = read_legacy(file, file.child(file.root, "model_weights"), "Keras whole-model HDF5")
+            _add_config(file, weights)
+        elif file.strings(file.root, "layer_names"):
+            weights = read_legacy(file, file.root, "Keras legacy HDF5 weights")
+        else:
+            weights = read_vars(file, config)
+    return weights
+
+
+def _add_config(file: GuardedFile, weights: WeightArrays) -> None:
+    version = file.string(file.root, "keras_version")
+    if version:
+        weights.metadata["keras_version"] = version
+    text = file.string(file.root, "model_config")
+    if text is None:
+        return
+    try:
+        weights.configs.update(flat_configs(json.loads(text)))
+        weights.layer_names = tuple(dict.fromkeys([*weights.layer_names, *weights.configs]))
+    except (ValueError, RecursionError) as error:
+        raise WeightFileError(f"the model's configuration in it cannot be read as JSON: {error}") from None

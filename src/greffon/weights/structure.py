@@ -1,0 +1,165 @@
+"""Which layer of a file is which of the network, where the file's writer called them otherwise.
+
+Older Keras names are translated. Names that were only numbered (`conv2d_12`) are resolved by order, and only
+where every shape agrees and no second order would do as well.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from greffon.errors import WeightFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from greffon.weights.read.arrays import Array
+
+Shape = tuple[int, ...]
+Shapes = dict[str, dict[str, Shape]]
+"""Layer name -> weight name -> shape, in order."""
+
+_BRANCHES = {"1": 0, "2a": 1, "2b": 2, "2c": 3}
+_OLD_BLOCK = re.compile(r"(res|bn)(\d)([a-z])(\d*)_branch(1|2[abc])")
+_OLD_ENDS = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}
+_PLACE = re.compile(r"conv(\d+)_block(\d+)_(\d)_(?:conv|bn)")
+_STEM = re.compile(r"conv1_(?:conv|bn)")
+_NUMBERED = re.compile(r"((?:.*/)?)(?:conv2d|batch_normalization|dense)(?:_(\d+))?")
+
+
+class Renaming(NamedTuple):
+    """Layer name in the file -> layer name in the network, and a sentence about it."""
+
+    layers: dict[str, str]
+    note: str
+
+
+def shapes_of(arrays: Mapping[str, Array]) -> Shapes:
+    """The shapes of arrays called `layer/weight`, by layer."""
+    shapes: Shapes = {}
+    for name, array in arrays.items():
+        layer, _, weight = name.rpartition("/")
+        shapes.setdefault(layer, {})[weight] = array.shape
+    return shapes
+
+
+def find_renaming(file: Shapes, network: Shapes) -> Renaming | None:
+    """How the file's layers have to be renamed to be the network's, or None if they need not or cannot be.
+
+    Raises:
+        WeightFileError: more than one order fits every shape, so which is meant cannot be told.
+    """
+    needed = [layer for layer, weights in network.items() if _is_conv(weights)]
+    if not needed or 2 * sum(layer in file for layer in needed) >= len(needed):
+        return None
+    old = {layer: new for layer in file if (new := modern_name(layer)) in network}
+    if 2 * len(set(old.values()) & set(needed)) >= len(needed):
+        return Renaming(old, "The file has the layer names of older Keras versions; they were translated.")
+    return _by_order(file, network)
+
+
+def modern_name(layer: str) -> str:
+    """The name that Keras now gives to a layer of its older ResNets; others unchanged.
+
+    Example:
+        >>> from greffon.weights.structure import modern_name
+        >>> modern_name("bn4b12_branch2c")
+        'conv4_block13_3_bn'
+    """
+    old = _OLD_BLOCK.fullmatch(layer)
+    if old is None:
+        return _OLD_ENDS.get(layer, layer)
+    kind, stage, letter, number, branch = old.groups()
+    block = int(number) + 1 if number else ord(letter) - ord("a") + 1
+    return f"conv{stage}_block{block}_{_BRANCHES[branch]}_{'conv' if kind == 'res' else 'bn'}"
+
+
+def _by_order(file: Shapes, network: Shapes) -> Renaming | None:
+    found: list[dict[str, str]] = []
+    for names in _file_orders(file):
+        for key in _network_orders(network):
+            renaming = _pair(names, file, network, key)
+            if renaming is not None and renaming not in found:
+                found.append(renaming)
+    if len(found) > 1:
+        raise WeightFileError(
+            "the layers in the file are only numbered, and more than one order fits every shape, so which is "
+            "meant cannot be told. Save the file again from a network whose layers have Keras' names"
+        )
+    note = "The file's layers have other names; they were matched by their order, and every shape agrees."
+    return Renaming(found[0], note) if found else None
+
+
+def _pair(
+    names: Sequence[str], file: Shapes, network: Shapes, key: Callable[[str], tuple[int, ...]]
+) -> dict[str, str] | None:
+    """Convolutions with convolutions, BN with BN, in the given orders; None if a number or a shape differs."""
+    renaming: dict[str, str] = {}
+    for kind in (_is_conv, _is_norm, _is_dense):
+        theirs = [layer for layer in names if kind(file[layer])]
+        ours = sorted((layer for layer, weights in network.items() if kind(weights)), key=key)
+        if kind is _is_dense and len(theirs) != len(ours):
+            continue  # a head that differs is for `match` to judge
+        if kind is _is_norm and not theirs:
+            continue  # folded into the convolutions
+        if len(theirs) != len(ours):
+            return None
+        for their, our in zip(theirs, ours, strict=True):
+            if kind is not _is_dense and not _agree(file[their], network[our]):
+                return None
+            renaming[their] = our
+    return renaming
+
+
+def _file_orders(file: Shapes) -> Iterator[list[str]]:
+    """Layers of one model inside the file, by their numbers; then all layers as the file lists them."""
+    models: dict[str, list[tuple[int, str]]] = {}
+    for layer in file:
+        numbered = _NUMBERED.fullmatch(layer)
+        if numbered:
+            models.setdefault(numbered[1], []).append((int(numbered[2] or 0), layer))
+    for layers in models.values():
+        yield [layer for _, layer in sorted(layers)]
+    # Unless the names come from the paths of Keras 3, whose order in the file is that of the alphabet.
+    if not all(_NUMBERED.fullmatch(layer) for layer in file):
+        yield list(file)
+
+
+def _network_orders(network: Shapes) -> Iterator[Callable[[str], tuple[int, ...]]]:
+    """Orders in which writers number the layers: the model's own; as created, shortcut first or last."""
+    position = {layer: (number,) for number, layer in enumerate(network)}
+    yield position.__getitem__
+    if all(_PLACE.fullmatch(layer) or _STEM.fullmatch(layer) for layer in _without_dense(network)):
+        yield _created_shortcut_first
+        yield _created_shortcut_last
+
+
+def _created_shortcut_first(layer: str) -> tuple[int, ...]:
+    place = _PLACE.fullmatch(layer)
+    return tuple(int(number) for number in place.groups()) if place else (1,)
+
+
+def _created_shortcut_last(layer: str) -> tuple[int, ...]:
+    stage, *rest = _created_shortcut_first(layer)
+    return (stage, rest[0], rest[1] or 9) if rest else (stage,)
+
+
+def _without_dense(network: Shapes) -> Iterable[str]:
+    return (layer for layer, weights in network.items() if not _is_dense(weights))
+
+
+def _agree(theirs: dict[str, Shape], ours: dict[str, Shape]) -> bool:
+    return all(theirs[weight] == shape for weight, shape in ours.items() if weight in theirs)
+
+
+def _is_conv(weights: Mapping[str, Shape]) -> bool:
+    return len(weights.get("kernel", ())) == 4
+
+
+def _is_norm(weights: Mapping[str, Shape]) -> bool:
+    return "moving_mean" in weights
+
+
+def _is_dense(weights: Mapping[str, Shape]) -> bool:
+    return len(weights.get("kernel", ())) == 2

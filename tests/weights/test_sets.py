@@ -1,0 +1,87 @@
+import dataclasses
+import hashlib
+
+import pytest
+
+from greffon.errors import InputError
+from greffon.weights.sets import (
+    PREPROCESSINGS,
+    VARIANTS,
+    WEIGHT_SETS,
+    embedded_path,
+    preprocessing_in_layer,
+    usual_preprocessing,
+    weight_set,
+)
+
+
+def test_imagenet_has_the_hashes_and_addresses_of_keras():
+    from keras.src.applications import resnet as keras_resnet
+
+    with_top, without = keras_resnet.WEIGHTS_HASHES["resnet50"]
+    record = weight_set("imagenet")
+    assert record.file(include_top=True).md5 == with_top
+    assert record.file(include_top=False).md5 == without
+    for file in record.files:
+        assert file.url == keras_resnet.BASE_WEIGHTS_PATH + file.filename
+        assert file.filename.endswith("_notop.h5") != file.include_top
+
+
+def test_the_embedded_file_has_the_recorded_size_and_hash():
+    file = weight_set("thin").file()
+    data = embedded_path(file).read_bytes()
+    assert len(data) == file.size
+    assert hashlib.sha256(data).hexdigest() == file.sha256
+
+
+def test_the_embedded_file_comes_with_its_licence():
+    licence = embedded_path(weight_set("thin").file()).parents[1] / "licenses" / "open_nsfw.txt"
+    text = licence.read_text(encoding="utf-8")
+    assert "Copyright 2016 Yahoo Inc." in text
+    assert "Redistributions in binary form must reproduce" in text
+
+
+def test_records_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        weight_set("thin").variant = "v1"
+
+
+def test_every_record_names_its_licence_source_and_variant():
+    for name, record in WEIGHT_SETS.items():
+        assert record.name == name
+        assert record.licence
+        assert record.source
+        assert record.variant in VARIANTS
+
+
+def test_an_unknown_set_is_answered_with_the_nearest():
+    with pytest.raises(InputError, match=r"imagenet, thin, none, got 'imagnet'; did you mean 'imagenet'\?"):
+        weight_set("imagnet")
+
+
+def test_a_set_without_the_wanted_file_says_so():
+    with pytest.raises(InputError, match="include_top=False"):
+        weight_set("thin").file(include_top=True)
+
+
+@pytest.mark.parametrize(("variant", "name"), [("v1", "caffe"), ("v1.5", "torch"), ("thin", "open_nsfw")])
+def test_usual_preprocessing(variant, name):
+    assert usual_preprocessing(variant) is PREPROCESSINGS[name]
+
+
+def test_usual_preprocessing_of_an_unknown_variant():
+    with pytest.raises(InputError, match="did you mean 'v1'"):
+        usual_preprocessing("v2")
+
+
+def test_means_are_in_rgb_order_though_the_network_takes_bgr():
+    assert PREPROCESSINGS["caffe"].mean == (123.68, 116.779, 103.939)
+    assert PREPROCESSINGS["open_nsfw"].mean == (123.0, 117.0, 104.0)
+
+
+def test_a_record_of_the_users_own_is_read_back_from_its_layer():
+    found = preprocessing_in_layer(
+        "greffon_preprocessing_bgr_mine", {"mean": [1, 2, 3], "variance": [4, 9, 16]}, size=96
+    )
+    assert (found.name, found.channel_order, found.size) == ("mine", "BGR", 96)
+    assert (found.mean, found.std) == ((1.0, 2.0, 3.0), (2.0, 3.0, 4.0))
