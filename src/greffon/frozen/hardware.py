@@ -1,0 +1,51 @@
+"""What the machine offers to an engine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+
+
+def has_accelerator() -> bool:
+    """Whether Keras' backend computes on a GPU or TPU."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        torch: Any = importlib.import_module("torch")  # not a dependency: there where its backend was chosen
+        return bool(torch.cuda.is_available() or torch.backends.mps.is_available())
+    if backend in ("tensorflow", "jax"):
+        return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+    return False
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may use: its affinity, threads of one core counted once, and its quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    processors = sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
+    cores = {_siblings(processor) for processor in processors}
+    return max(1, min(len(cores), _quota()))
+
+
+def _siblings(processor: int) -> str:
+    """Linux' list of the processors that share a core; elsewhere every processor counts."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list").read_text("ascii")
+    except OSError:
+        return str(processor)
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Whole processors that a container's limit allows, rounded up; very many where there is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text("ascii").split()
+    except OSError:
+        try:
+            quota, period = (
+                (root / "cpu" / f"cpu.cfs_{part}_us").read_text("ascii").strip() for part in ("quota", "period")
+            )
+        except OSError:
+            return 2**31
+    return -(-int(quota) // int(period)) if quota.isdigit() else 2**31
