@@ -21,6 +21,13 @@ class Digests(NamedTuple):
     sha256: str
 
 
+class Located(NamedTuple):
+    """A weight file on this machine and what it is."""
+
+    path: Path
+    digests: Digests
+
+
 def cache_dir() -> Path:
     """Greffon's cache folder: `GREFFON_CACHE`, or the platform's own. It need not exist yet.
 
@@ -74,8 +81,8 @@ def difference(file: WeightFile, found: Digests) -> str | None:
     return None
 
 
-def find_cached(file: WeightFile) -> Path | None:
-    """Where a weight file is on this machine, its hash checked, or None.
+def find_cached(file: WeightFile) -> Located | None:
+    """Where a weight file is on this machine, and its digests, which were checked; None where it is not.
 
     Looks among the files that come with Greffon, in the cache folder (where users may put files by hand), and in
     Keras' own cache, where `keras.applications` left what it fetched.
@@ -84,7 +91,7 @@ def find_cached(file: WeightFile) -> Path | None:
         WeightFileError: the file in Greffon's cache is not the one that was published.
     """
     if file.url is None:
-        return embedded_path(file)
+        return Located(path := embedded_path(file), digests(path))
     own = weights_dir() / file.filename
     if own.is_file():
         found = digests(own)
@@ -93,10 +100,12 @@ def find_cached(file: WeightFile) -> Path | None:
             raise WeightFileError(
                 f"weight file {own} is not the one that was published: {wrong}. Delete it, or fetch it again"
             )
-        return own
+        return Located(own, found)
     keras = _keras_models() / file.filename
-    if keras.is_file() and (file.md5 or file.sha256) and difference(file, digests(keras)) is None:
-        return keras
+    if keras.is_file() and (file.md5 or file.sha256):
+        found = digests(keras)
+        if difference(file, found) is None:
+            return Located(keras, found)
     return None
 
 

@@ -56,17 +56,9 @@ def download(file: WeightFile, url: str, target: Path, progress: Progress | None
             return found  # the process that was waited for has fetched it
         part = _Part(target)
         _make_room(file, part)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                found = _attempt(file, url, part, progress)
-            except DownloadError as error:
-                if not error.again or attempt == _ATTEMPTS:
-                    raise
-                time.sleep(_PAUSE * min(2 ** (attempt - 1), 8))
-            else:
-                part.hand_over(target)
-                return found
-    raise AssertionError("unreachable")
+        found = _insist(file, url, part, progress)
+        part.hand_over(target)
+        return found
 
 
 class _Part:
@@ -101,28 +93,51 @@ class _Part:
         self._mark.unlink(missing_ok=True)
 
 
+def _insist(file: WeightFile, url: str, part: _Part, progress: Progress | None) -> Digests:
+    """Ask until all is there, or until asking again is no use."""
+    attempt = 1
+    while True:
+        try:
+            return _attempt(file, url, part, progress)
+        except DownloadError as error:
+            if not error.again or attempt == _ATTEMPTS:
+                raise
+        time.sleep(_PAUSE * min(2 ** (attempt - 1), 8))
+        attempt += 1
+
+
 def _attempt(file: WeightFile, url: str, part: _Part, progress: Progress | None) -> Digests:
     """Ask once for what is not here yet; give the digests if that completed the file."""
-    import requests
-
     start, mark = part.size, part.mark(url)
     if mark is None and file.md5 is None and file.sha256 is None:
         start = 0  # neither the server nor a hash would tell whether the halves belong together
-    try:
-        with _ask(url, start, mark) as answer:
-            expected = _receive(file, answer, url, part, start, progress)
-    except requests.exceptions.SSLError as error:
-        raise DownloadError(f"the server's certificate was not accepted ({error})") from None
-    except requests.exceptions.Timeout:
-        raise DownloadError("the server did not answer in time", again=part.size > start) from None
-    except requests.exceptions.TooManyRedirects:
-        raise DownloadError("the server only redirects") from None
-    except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-        # With something received, the connection broke; without, there is none, and asking again will not help.
-        raise DownloadError(_reason(error), again=part.size > start) from None
-    except requests.exceptions.RequestException as error:
-        raise DownloadError(str(error)) from None
+    with _explained(again=False):
+        answer = _ask(url, start, mark)
+    # From here on the server is there and answers, so that a break is worth another attempt.
+    with _explained(again=True), answer:
+        expected = _receive(file, answer, url, part, start, progress)
     return _verified(file, part, expected, resumed=start > 0)
+
+
+@contextmanager
+def _explained(*, again: bool) -> Iterator[None]:
+    """Errors of the HTTP library in the user's words."""
+    from requests import exceptions
+
+    try:
+        yield
+    except exceptions.SSLError as error:
+        raise DownloadError(f"the server's certificate was not accepted ({error})") from None
+    except exceptions.ProxyError:
+        raise DownloadError("the proxy that HTTPS_PROXY or HTTP_PROXY names refuses or cannot be reached") from None
+    except exceptions.Timeout:
+        raise DownloadError("the server did not answer in time", again=again) from None
+    except exceptions.TooManyRedirects:
+        raise DownloadError("the server only redirects") from None
+    except (exceptions.ConnectionError, exceptions.ChunkedEncodingError):
+        raise DownloadError("the connection broke" if again else "the server cannot be reached", again=again) from None
+    except exceptions.RequestException as error:
+        raise DownloadError(str(error)) from None
 
 
 def _ask(url: str, start: int, mark: str | None) -> requests.Response:
@@ -200,13 +215,6 @@ def _make_room(file: WeightFile, part: _Part) -> None:
     free = shutil.disk_usage(part.path.parent).free
     if file.size is not None and file.size - part.size > free:
         raise DownloadError(f"{part.path.parent} has {free / 1e6:,.0f} MB free, {file.size / 1e6:,.0f} MB are needed")
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if "Max retries exceeded" in text or "Failed to establish" in text:
-        return "the server cannot be reached"
-    return "the connection broke"
 
 
 @contextmanager

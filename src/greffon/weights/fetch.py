@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from greffon.errors import InputError, WeightFileError
 from greffon.weights.cache import (
+    Located,
     cache_dir,
-    digests,
     find_cached,
     make_folder,
     record_sha256,
@@ -19,6 +19,7 @@ from greffon.weights.cache import (
     weights_dir,
 )
 from greffon.weights.download import DownloadError, Progress, download
+from greffon.weights.progress import progress_bar
 from greffon.weights.sets import WEIGHT_SETS, WeightFile, WeightSet, weight_set
 
 __all__ = ["Fetched", "SetRow", "cache_dir", "fetch", "fetch_set", "list_sets", "obtain", "require_cached"]
@@ -116,15 +117,21 @@ def fetch_set(
     return _fetched(record.file(include_top=include_top), out_dir, progress)
 
 
-def obtain(record: WeightSet, *, include_top: bool = False, progress: Progress | None = None) -> Path:
+def obtain(record: WeightSet, *, include_top: bool = False) -> Fetched:
     """The file of a weight set for a network with or without the classifier, downloaded if it is not here.
 
-    Without the classifier, the file with it will do where that is the one that is here.
+    Without the classifier, the file with it will do where that is the one that is here. A download shows its
+    progress on the terminal or in the notebook.
 
     Raises:
         InputError: it cannot be had.
     """
-    return _find(record, include_top=include_top) or fetch(record.file(include_top=include_top), progress=progress)
+    here = _find(record, include_top=include_top)
+    if here is not None:
+        return Fetched(here.path, here.digests.size, here.digests.sha256)
+    file = record.file(include_top=include_top)
+    with progress_bar(f"Fetching {file.filename}") as progress:
+        return _fetched(file, None, progress)
 
 
 def require_cached(name: str, *, include_top: bool = False) -> Path | None:
@@ -136,9 +143,9 @@ def require_cached(name: str, *, include_top: bool = False) -> Path | None:
     record = weight_set(name)
     if not record.files:
         return None
-    path = _find(record, include_top=include_top)
-    if path is not None:
-        return path
+    here = _find(record, include_top=include_top)
+    if here is not None:
+        return here.path
     file = record.file(include_top=include_top)
     raise InputError(
         f"the weights {name!r} are not on this machine yet ({_described(file)}). Two ways on:\n"
@@ -162,7 +169,8 @@ def _row(record: WeightSet) -> SetRow:
     file = record.file() if record.files else None
     path, problem = None, None
     try:
-        path = find_cached(file) if file else None
+        here = find_cached(file) if file else None
+        path = here.path if here else None
     except WeightFileError as error:
         problem = str(error)
     return SetRow(
@@ -181,12 +189,12 @@ def _row(record: WeightSet) -> SetRow:
     )
 
 
-def _find(record: WeightSet, *, include_top: bool) -> Path | None:
-    path = find_cached(record.file(include_top=include_top))
-    if path is None and not include_top:
+def _find(record: WeightSet, *, include_top: bool) -> Located | None:
+    here = find_cached(record.file(include_top=include_top))
+    if here is None and not include_top:
         with_top = [file for file in record.files if file.include_top]
-        path = find_cached(with_top[0]) if with_top else None
-    return path
+        here = find_cached(with_top[0]) if with_top else None
+    return here
 
 
 def _fetched(file: WeightFile, folder: str | Path | None, progress: Progress | None) -> Fetched:
@@ -206,11 +214,11 @@ def _fetched(file: WeightFile, folder: str | Path | None, progress: Progress | N
                     f"No SHA-256 was published for {file.filename}; {found.sha256} was written down beside it."
                 )
             return Fetched(target, found.size, found.sha256, tuple(notes))
-        if folder is not None and here != target:
-            _copy(here, target)
-            here = target
-        found = digests(here)
-        return Fetched(here, found.size, found.sha256, (f"{here} was here already, and its hash is right.",))
+        path, found = here
+        if folder is not None and path != target:
+            _copy(path, target)
+            path = target
+        return Fetched(path, found.size, found.sha256, (f"{path} is here, and its hash is right.",))
     except DownloadError as error:
         raise InputError(_offline(file, str(error), target)) from None
     except OSError as error:

@@ -95,9 +95,9 @@ def find_weights(
     if isinstance(weights, str) and weights in WEIGHT_SETS:
         record = weight_set(weights)
         _check_set(record, depth=depth, variant=asked, include_top=include_top, classes=classes)
-        path = obtain(record, include_top=include_top)
-        found = read(path)
-        return FoundWeights(record.name, record.variant, found, record.preprocessing, digests(path).sha256)
+        file = obtain(record, include_top=include_top)
+        found = read(file.path)
+        return FoundWeights(record.name, record.variant, found, record.preprocessing, file.sha256, file.notes)
     return _find_file(_existing(weights), asked)
 
 
