@@ -1,0 +1,228 @@
+"""Reading every picture once: its content's hash, its size, and whether it can be decoded to its last pixel.
+
+What was found is remembered by path, length and times of the file, so a second scan asks the file system only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import xxhash
+
+from greffon.errors import DataError
+from greffon.pictures.decode import DECODER_VERSION, decode, read_size
+from greffon.pictures.opened import name_of
+from greffon.weights.cache import cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_log = logging.getLogger("greffon")
+
+_PROBE_SIZE = 8  # a picture is decoded whole whatever it is scaled to; this costs the least
+_AHEAD = 4
+_STEP = 32  # pictures between two calls of `advance`
+_WHOLE_BYTES = 256 * 2**20  # longer files are hashed in pieces and decoded from the disk
+_RACY_NS = 2 * 10**9  # a file changed this short before the scan could change again within the clock's grain
+_MEMORY_SCHEMA = {
+    "path": pl.String,
+    "size_bytes": pl.Int64,
+    "modified": pl.Int64,
+    "changed": pl.Int64,
+    "hash": pl.String,
+    "width": pl.Int64,
+    "height": pl.Int64,
+}
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What one file is.
+
+    Attributes:
+        hash: xxh3_128 of the file's bytes, 32 hexadecimal digits; "" if the file could not be read at all.
+        size_bytes: length of the file.
+        width: of the upright picture, in pixels; None if it cannot be read.
+        height: of the upright picture, in pixels; None if it cannot be read.
+        reason: why it cannot be used, or "".
+    """
+
+    hash: str
+    size_bytes: int | None
+    width: int | None
+    height: int | None
+    reason: str = ""
+
+
+def scan(
+    root: Path,
+    files: Sequence[tuple[str, Path]],
+    *,
+    workers: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> list[Scanned]:
+    """Read, hash and decode files, several at a time.
+
+    Args:
+        root: the folder that the paths are relative to; what is remembered is kept for each folder apart.
+        files: relative path, by which a file is remembered, and where the file is.
+        workers: threads; by default one for each processor, at most 16.
+        advance: called with how many more files are done, from this thread.
+
+    Returns:
+        One result per file, in order. A file that cannot be read is one with a reason, never an exception.
+    """
+    memory = _Memory(root)
+    results: list[Scanned] = []
+    told = 0
+    try:
+        for result in _in_order(memory, files, workers or min(16, _processors())):
+            results.append(result)
+            if advance is not None and len(results) - told >= _STEP:
+                advance(len(results) - told)
+                told = len(results)
+        memory.keep_only(path for path, _ in files)
+    finally:
+        memory.write()  # an interrupted scan goes on where it was
+    if advance is not None and len(results) > told:
+        advance(len(results) - told)
+    return results
+
+
+def read_picture(file: Path) -> Scanned:
+    """Read, hash and decode one file, whatever is remembered of it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from greffon.pictures.scan import read_picture
+        >>> file = Path(tempfile.mkdtemp()) / "a.png"
+        >>> Image.new("RGB", (64, 48)).save(file)
+        >>> read_picture(file).width
+        64
+    """
+    try:
+        length = file.stat().st_size
+        content = file.read_bytes() if length <= _WHOLE_BYTES else None
+        digest = _hash_in_pieces(file) if content is None else xxhash.xxh3_128_hexdigest(content)
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
+        return Scanned("", None, None, None, f"cannot be read: {reason}")
+    source = file if content is None else content
+    length = length if content is None else len(content)
+    try:
+        width, height = read_size(source)
+        decode(source, _PROBE_SIZE, "stretch")
+    except DataError as error:
+        return Scanned(digest, length, None, None, str(error).removeprefix(f"{name_of(source)}: "))
+    return Scanned(digest, length, width, height)
+
+
+class _Memory:
+    """What earlier scans of a folder found, in one small file of the cache folder.
+
+    Only readable pictures are remembered: whether others can be read may depend on what is installed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        name = xxhash.xxh3_64_hexdigest(os.path.realpath(root).encode("utf-8", "surrogateescape"))
+        self._file = cache_dir() / "scan" / f"{name}-{DECODER_VERSION}.parquet"
+        self._now = time.time_ns()
+        self._known: dict[str, tuple[tuple[int, ...], Scanned]] = {}
+        self._fresh = False
+        with suppress(OSError, pl.exceptions.PolarsError):  # as if there were none
+            for path, size, modified, changed, *found in pl.read_parquet(self._file).iter_rows():
+                self._known[path] = ((size, modified, changed), Scanned(found[0], size, found[1], found[2]))
+
+    def get(self, path: str, stamp: tuple[int, ...] | None) -> Scanned | None:
+        known = self._known.get(path)
+        return known[1] if known is not None and known[0] == stamp else None
+
+    def put(self, path: str, stamp: tuple[int, ...] | None, found: Scanned) -> None:
+        if stamp is None or found.reason or found.size_bytes != stamp[0] or max(stamp[1:]) > self._now - _RACY_NS:
+            return
+        self._known[path] = (stamp, found)
+        self._fresh = True
+
+    def keep_only(self, paths: Iterable[str]) -> None:
+        kept = {path: self._known[path] for path in paths if path in self._known}
+        self._fresh = self._fresh or len(kept) < len(self._known)
+        self._known = kept
+
+    def write(self) -> None:
+        if not self._fresh:
+            return
+        rows = [(path, *stamp, found.hash, found.width, found.height) for path, (stamp, found) in self._known.items()]
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._file.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    pl.DataFrame(rows, schema=_MEMORY_SCHEMA, orient="row").write_parquet(stream)
+                Path(name).replace(self._file)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            _log.info("the next scan reads every picture again: %s cannot be written (%s)", self._file, error)
+
+
+def _in_order(memory: _Memory, files: Sequence[tuple[str, Path]], workers: int) -> Iterator[Scanned]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="greffon-scan")
+    waiting: deque[Future[Scanned] | Scanned] = deque()
+    work: deque[tuple[str, tuple[int, ...] | None]] = deque()
+
+    def finished() -> Scanned:
+        first = waiting.popleft()
+        if isinstance(first, Scanned):
+            return first
+        found = first.result()
+        memory.put(*work.popleft(), found)
+        return found
+
+    try:
+        for path, file in files:
+            stamp = _stamp(file)
+            known = memory.get(path, stamp)
+            if known is None:
+                work.append((path, stamp))
+            waiting.append(known or pool.submit(read_picture, file))
+            while waiting and (len(waiting) > _AHEAD * workers or isinstance(waiting[0], Scanned)):
+                yield finished()
+        while waiting:
+            yield finished()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _hash_in_pieces(file: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as stream:
+        while piece := stream.read(2**24):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

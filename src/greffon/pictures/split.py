@@ -1,0 +1,255 @@
+"""Splitting pictures by their content: copies stay together, every class is on both sides, no order matters."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import xxhash
+
+from greffon.errors import DataError, InputError
+from greffon.pictures.catalog import SPLITS, Catalog, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WRITTEN = ("hash", "label", "split", "path")
+"""Columns of a written split."""
+
+_FORMAT = "greffon-split-1"
+
+
+def split(catalog: Catalog, *, validation: float = 0.2, seed: int = 0) -> Catalog:
+    """Give every usable picture its side: `train` or `val`, and `test` where test/ was given.
+
+    A val/ that was given is kept as it is. Else a share of each class is held out: which pictures, depends on their
+    content and the seed alone, so the same pictures are split alike on every machine, in any order, under any names.
+    Copies of a picture are on one side, whatever their labels.
+
+    Args:
+        catalog: with pictures that are on no side yet, or on those that their folders said.
+        validation: share of each class to hold out, above 0 and under 1; at least one picture, and not the last one.
+        seed: another seed, another split.
+
+    Returns:
+        A catalog whose usable pictures are all on a side; its `notes` say where copies are on two given sides.
+
+    Raises:
+        InputError: `validation` is out of range.
+        DataError: a class has not at least one different picture for each side; the message lists the counts.
+
+    Example:
+        >>> import polars as pl
+        >>> from pathlib import Path
+        >>> from greffon.pictures.catalog import SCHEMA, Catalog
+        >>> from greffon.pictures.split import split
+        >>> rows = [(f"{c}/{i}.png", f"{c}{i}", c, "", "ok", "", 8, 8, 99) for c in "ab" for i in range(10)]
+        >>> catalog = Catalog(pl.DataFrame(rows, schema=SCHEMA, orient="row"), ("a", "b"), Path())
+        >>> split(catalog, validation=0.2).counts("val")
+        {'a': 2, 'b': 2}
+    """
+    if not 0 < validation < 1:
+        raise InputError(f"validation must be a share above 0 and under 1, got {validation!r}")
+    given = bool(len(catalog.side("val")))
+    owners = {} if given else _owners(catalog)
+    sides = {} if given else _held_out(catalog, owners, validation, seed)
+    catalog = _assigned(catalog, sides)
+    _check_both_sides(catalog, given=given)
+    return replace(catalog, notes=(*catalog.notes, *_notes_on_leaks(catalog)))
+
+
+@dataclass(frozen=True)
+class SplitDifference:
+    """How a catalog differs from a written split.
+
+    Attributes:
+        new: paths of usable pictures that the split does not know.
+        missing: paths, as they were written, of pictures that are not there any more.
+        relabelled: paths of pictures that were under another label.
+    """
+
+    new: list[str]
+    missing: list[str]
+    relabelled: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.missing or self.relabelled)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{len(paths)} {what} ({listed(paths)})"
+            for paths, what in (
+                (self.new, "pictures are new"),
+                (self.missing, "are missing"),
+                (self.relabelled, "have another label"),
+            )
+            if paths
+        ]
+        return "; ".join(parts) or "the same pictures"
+
+
+def write_split(catalog: Catalog, file: str | Path) -> None:
+    """Write which picture is on which side, by content, as JSON or Parquet.
+
+    Raises:
+        InputError: the file's name ends in neither .json nor .parquet.
+        DataError: a usable picture is on no side yet.
+    """
+    file = Path(file)
+    _check_name(file)
+    if len(catalog.side("")):
+        raise DataError(f"{len(catalog.side(''))} pictures are on no side yet: split the catalog before writing it")
+    frame = catalog.ok.select(WRITTEN)
+    if file.suffix == ".parquet":
+        frame.write_parquet(file)
+        return
+    content = {"format": _FORMAT, "pictures": frame.to_dicts()}
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_split(file: str | Path) -> pl.DataFrame:
+    """Read a written split: one row per picture, with the columns `hash`, `label`, `split` and `path`.
+
+    Raises:
+        InputError: the file cannot be read, or is no split.
+    """
+    file = Path(file)
+    _check_name(file)
+    try:
+        if file.suffix == ".parquet":
+            frame = pl.read_parquet(file)
+        else:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or content.get("format") != _FORMAT:
+                raise InputError(f"split {file}: expected the format {_FORMAT}")
+            frame = pl.DataFrame(content["pictures"], schema=dict.fromkeys(WRITTEN, pl.String), orient="row")
+        frame = frame.select(WRITTEN)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"split {file} cannot be read: {error}") from error
+    strange = set(frame["split"]) - set(SPLITS[:-1])
+    if strange:
+        raise InputError(f"split {file}: expected train, val or test, got {listed([repr(s) for s in strange])}")
+    return frame
+
+
+def check_split(catalog: Catalog, written: pl.DataFrame) -> SplitDifference:
+    """What is new, missing or labelled otherwise in a catalog, against a written split; names do not matter.
+
+    Args:
+        catalog: what is there.
+        written: what `read_split` gave.
+
+    Returns:
+        The difference; false where there is none.
+    """
+    labels: dict[str, set[str]] = defaultdict(set)
+    for content, label in written.select("hash", "label").iter_rows():
+        labels[content].add(label)
+    here = catalog.ok.select("path", "hash", "label").rows()
+    present = {content for _, content, _ in here}
+    return SplitDifference(
+        new=[path for path, content, _ in here if content not in labels],
+        missing=[path for path, content in written.select("path", "hash").iter_rows() if content not in present],
+        relabelled=[path for path, content, label in here if content in labels and label not in labels[content]],
+    )
+
+
+def apply_split(catalog: Catalog, written: pl.DataFrame) -> Catalog:
+    """Put every picture on the side where a written split has it, whatever its folder says.
+
+    Raises:
+        DataError: there are pictures that the split does not know, or whose copies it has on two sides.
+    """
+    difference = check_split(catalog, written)
+    if difference.new:
+        raise DataError(f"these are not the pictures of the written split: {difference}. Split them anew")
+    sides = dict(written.select("hash", "split").iter_rows())
+    torn = [
+        path for content, side, path in written.select("hash", "split", "path").iter_rows() if sides[content] != side
+    ]
+    if torn:
+        raise DataError(f"the written split has copies of one picture on two sides: {listed(torn)}")
+    return _assigned(catalog, sides, anew=True)
+
+
+def _owners(catalog: Catalog) -> dict[str, str]:
+    """The class that each different picture to be split is counted in: of several labels the first."""
+    place = {name: index for index, name in enumerate(catalog.class_names)}
+    owners: dict[str, str] = {}
+    for content, label in _to_split(catalog).select("hash", "label").iter_rows():
+        if content not in owners or place[label] < place[owners[content]]:
+            owners[content] = label
+    return owners
+
+
+def _to_split(catalog: Catalog) -> pl.DataFrame:
+    return catalog.ok.filter(pl.col("split") != "test")
+
+
+def _held_out(catalog: Catalog, owners: Mapping[str, str], validation: float, seed: int) -> dict[str, str]:
+    """Side of each different picture."""
+    members: dict[str, list[str]] = {name: [] for name in catalog.class_names}
+    for content, label in owners.items():
+        members[label].append(content)
+    too_few = {name: len(contents) for name, contents in members.items() if len(contents) < 2}
+    if too_few:
+        counts = "\n  ".join(
+            f"{name}: {count} different picture{'s' * (count != 1)} in {catalog.counts()[name]} files"
+            for name, count in too_few.items()
+        )
+        raise DataError(
+            "every class needs at least two different pictures, one to learn from and one to validate with:\n"
+            f"  {counts}\nadd pictures, take the class away, or give val/ yourself"
+        )
+    sides: dict[str, str] = {}
+    for contents in members.values():
+        ordered = sorted(contents, key=lambda content: xxhash.xxh3_128_digest(f"{seed}:{content}".encode()))
+        held = min(max(1, round(validation * len(ordered))), len(ordered) - 1)
+        sides |= dict.fromkeys(ordered[:held], "val") | dict.fromkeys(ordered[held:], "train")
+    return sides
+
+
+def _assigned(catalog: Catalog, sides: Mapping[str, str], *, anew: bool = False) -> Catalog:
+    """The catalog with the sides of pictures by content; pictures of test/ keep theirs unless it is done anew."""
+    usable = pl.col("state") == "ok"
+    movable = usable if anew else usable & (pl.col("split") != "test")
+    side = pl.col("hash").replace_strict(sides, default=pl.col("split"), return_dtype=pl.String)
+    rest = pl.when(movable & (pl.col("split") == "")).then(pl.lit("train")).otherwise(pl.col("split"))
+    frame = catalog.frame.with_columns(pl.when(movable).then(side).otherwise(pl.col("split")).alias("split"))
+    return replace(catalog, frame=frame.with_columns(rest.alias("split")))
+
+
+def _check_both_sides(catalog: Catalog, *, given: bool) -> None:
+    sides = {side: catalog.counts(side) for side in ("train", "val")}
+    lacking = [name for name in catalog.class_names if not all(counts[name] for counts in sides.values())]
+    if lacking and given:
+        lines = "\n  ".join(
+            f"{name}: {sides['train'][name]} in train/, {sides['val'][name]} in val/" for name in lacking
+        )
+        raise DataError(
+            f"every class needs pictures in train/ and in val/:\n  {lines}\n"
+            "add them, take the class away, or take val/ away to have it split for you"
+        )
+
+
+def _notes_on_leaks(catalog: Catalog) -> list[str]:
+    leaks = catalog.leaks
+    if not len(leaks):
+        return []
+    shown = leaks.group_by("hash", maintain_order=True).agg(pl.col("path").head(2)).head(3)["path"].to_list()
+    pairs = "; ".join(" = ".join(pair) for pair in shown)
+    return [
+        f"{leaks['hash'].n_unique()} pictures are on more than one side of the split that the folders give, so the "
+        f"scores will be too good: delete one of each. {pairs}"
+    ]
+
+
+def _check_name(file: Path) -> None:
+    if file.suffix not in (".json", ".parquet"):
+        raise InputError(f"a split is a .json or .parquet file, got {file.name!r}")
