@@ -385,7 +385,7 @@ def test_no_room(file, monkeypatch):
 
 def test_a_folder_that_cannot_be_made(file, tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="cannot be made.*GREFFON_CACHE"):
+    with pytest.raises(InputError, match=r"cannot be made.*GREFFON_CACHE"):
         fetch(file, folder=tmp_path / "taken" / "inside")
 
 

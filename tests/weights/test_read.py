@@ -107,6 +107,46 @@ def test_names_come_from_the_configuration_where_the_weights_have_none(tmp_path,
     _assert_same(read(path).arrays, arrays_of(model))
 
 
+def _as_keras_2_13(source, target):
+    """The layout of tf.keras 2.13: another container, weighted layers counted twice, Windows' separators."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+
+        def copy(group, path):
+            counts = {}
+            # Keras 3 numbers in the model's order, which is what the older one went by too.
+            for name in sorted(group, key=lambda it: (it.rstrip("_0123456789"), _number(it))):
+                kind = name.rstrip("_0123456789")
+                number = counts.get(kind, 0)
+                counts[kind] = number + (2 if len(group[name]["vars"]) else 1)
+                inner = f"{path}_layer_checkpoint_dependencies\\{kind}{f'_{number}' if number else ''}"
+                made = new.create_group(inner).create_group("vars")
+                for key, it in group[name]["vars"].items():
+                    made[key] = it[()]
+                if "layers" in group[name]:
+                    copy(group[name]["layers"], f"{inner}\\")
+
+        copy(old["layers"], "")
+    return target
+
+
+def _number(name):
+    digits = name.rpartition("_")[2]
+    return int(digits) if digits.isdecimal() else 0
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_layout_of_keras_2_13(tmp_path, trained, tutorial, arrays_of, nested):
+    model = tutorial if nested else trained
+    model.save(tmp_path / "whole.keras")
+    model.save_weights(tmp_path / "three.weights.h5")
+    weights = _as_keras_2_13(tmp_path / "three.weights.h5", tmp_path / "two.weights.h5")
+    path = tmp_path / "two.keras"
+    with zipfile.ZipFile(tmp_path / "whole.keras") as archive, zipfile.ZipFile(path, "w") as older:
+        older.writestr("config.json", archive.read("config.json"))
+        older.write(weights, "model.weights.h5")
+    _assert_same(read(path).arrays, arrays_of(model))
+
+
 def test_layers_are_only_numbered_where_nothing_names_them(tmp_path, trained, arrays_of):
     path = tmp_path / "older.weights.h5"
     trained.save_weights(path)

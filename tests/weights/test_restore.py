@@ -133,7 +133,7 @@ def test_a_file_without_biases_is_v1_5(tmp_path, build, randomise, pictures):
     model = build("v1.5", blocks=(1, 1))
     found.restore(model)
     _same_features(model, original, pictures)
-    with pytest.raises(WeightFileError, match="have no biases, as in v1.5"):
+    with pytest.raises(WeightFileError, match=r"have no biases, as in v1\.5"):
         find_weights(tmp_path / "a.weights.h5", variant="v1").restore(build("v1", blocks=(1, 1)))
 
 

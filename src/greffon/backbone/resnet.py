@@ -111,7 +111,7 @@ def resnet50(
 
 def _with_weights(
     depth: int,
-    weights: str | Path | None,
+    weights: str | Path | None = None,
     *,
     variant: str | None = None,
     include_top: bool = False,
@@ -128,9 +128,9 @@ def _with_weights(
 
 
 resnet101 = partial(_with_weights, 101)
-"""`resnet50` at 101 layers; takes the same arguments."""
+"""`resnet50` at 101 layers, with random weights unless a file is given; takes the same arguments."""
 resnet152 = partial(_with_weights, 152)
-"""`resnet50` at 152 layers; takes the same arguments."""
+"""`resnet50` at 152 layers, with random weights unless a file is given; takes the same arguments."""
 
 
 def resnet(

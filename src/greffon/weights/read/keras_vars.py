@@ -15,7 +15,12 @@ from greffon.weights.read.arrays import WeightArrays
 from greffon.weights.read.keras_layers import flat_configs, inner_layers, layer_name, snake_case
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from greffon.weights.read.guarded import GuardedFile
+
+Key = tuple[str, ...]
+"""A layer's path in the file: its groups, without those that every path has."""
 
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 _NOT_LAYERS = ("optimizer", "metrics", "_metrics", "loss", "compile_metrics")
@@ -34,24 +39,26 @@ def read_vars(file: GuardedFile, config: dict[str, Any] | None) -> WeightArrays:
         WeightFileError: there are none: this is HDF5 of another kind.
     """
     weights = WeightArrays({}, "Keras 3 weights (HDF5)" if config is None else "Keras 3 model (.keras)")
-    configs = flat_configs(config)
-    names = _names_by_path(config)
+    weights.configs = flat_configs(config)
+    groups = dict(_layer_groups(file))
+    if not groups:
+        raise WeightFileError("it is HDF5, but not written by Keras: no layer_names and no vars in it")
+    names = _names_from(config, list(groups))
     all_names: list[str] = []
-    found = False
-    for path, group in file.walk():
-        parts = _parts(path)
-        if parts[-1:] != ("vars",) or (parts[0] in _NOT_LAYERS and len(parts) > 1):
-            continue
-        found = True
-        key = tuple(part for part in parts[:-1] if part not in _CONTAINERS)
+    for key, group in groups.items():
         layer = file.string(group, "name") or names.get(key) or "/".join(key) or "model"
         all_names.append(layer)
-        _add_layer(file, weights, group, layer, _class_of(key, configs.get(layer)))
-    if not found:
-        raise WeightFileError("it is HDF5, but not written by Keras: no layer_names and no vars in it")
-    weights.layer_names = tuple(dict.fromkeys([*configs, *all_names]))  # configs are in the model's order
-    weights.configs = configs
+        _add_layer(file, weights, group, layer, _class_of(key, weights.configs.get(layer)))
+    weights.layer_names = tuple(dict.fromkeys([*weights.configs, *all_names]))  # configs are in the model's order
     return weights
+
+
+def _layer_groups(file: GuardedFile) -> Iterator[tuple[Key, Any]]:
+    """The groups that hold variables, each with its path without the words that are the same for all."""
+    for path, group in file.walk():
+        parts = _parts(path)
+        if parts[-1:] == ("vars",) and (len(parts) == 1 or parts[0] not in _NOT_LAYERS):
+            yield tuple(part for part in parts[:-1] if part not in _CONTAINERS), group
 
 
 def _add_layer(file: GuardedFile, weights: WeightArrays, group: Any, layer: str, kind: str) -> None:
@@ -62,24 +69,40 @@ def _add_layer(file: GuardedFile, weights: WeightArrays, group: Any, layer: str,
         weights.add(layer, variables[int(name)] if known else name, arrays[name])
 
 
-def _class_of(key: tuple[str, ...], config: dict[str, Any] | None) -> str:
+def _class_of(key: Key, config: dict[str, Any] | None) -> str:
     if config and config.get("class_name"):
         return snake_case(config["class_name"])
-    return re.sub(r"_\d+$", "", key[-1]) if key else ""
+    return _class_and_number(key[-1])[0] if key else ""
 
 
-def _names_by_path(config: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
-    """Path in the file -> layer name, by numbering the layers of every class as Keras does."""
-    names: dict[tuple[str, ...], str] = {}
-    numbers: dict[str, int] = {}
+def _names_from(config: Any, keys: list[Key], parent: Key = ()) -> dict[Key, str]:
+    """Path in the file -> layer name, as the configuration of the model tells it.
+
+    The layers of one class are numbered in the model's order, by Keras 2.13 with gaps; so they are counted off,
+    and only where there are as many in the file as in the configuration.
+    """
+    entries: dict[str, list[dict[str, Any]]] = {}
     for entry in inner_layers(config):
-        kind = snake_case(str(entry.get("class_name", "")))
-        number = numbers.get(kind, 0)
-        numbers[kind] = number + 1
-        key = (*path, f"{kind}_{number}" if number else kind)
-        names[key] = layer_name(entry)
-        names.update(_names_by_path(entry, key))
+        entries.setdefault(snake_case(str(entry.get("class_name", ""))), []).append(entry)
+    groups: dict[str, list[Key]] = {}
+    for key in keys:
+        if len(key) == len(parent) + 1 and key[:-1] == parent:
+            groups.setdefault(_class_and_number(key[-1])[0], []).append(key)
+    names: dict[Key, str] = {}
+    for kind, found in groups.items():
+        expected = entries.get(kind, [])
+        if len(found) == len(expected):
+            found.sort(key=lambda key: _class_and_number(key[-1])[1])
+            for key, entry in zip(found, expected, strict=True):
+                names[key] = layer_name(entry)
+                names.update(_names_from(entry, keys, key))
     return names
+
+
+def _class_and_number(part: str) -> tuple[str, int]:
+    """`conv2d_12` -> conv2d, 12; `conv2d` -> conv2d, 0."""
+    numbered = re.fullmatch(r"(.*?)(?:_(\d+))?", part)
+    return (numbered[1], int(numbered[2] or 0)) if numbered else (part, 0)
 
 
 def _parts(path: str) -> tuple[str, ...]:
