@@ -54,21 +54,25 @@ class Activations:
         """Dtype of each tensor."""
         return self.trunk.dtypes
 
-    def fill(self, advance: Callable[[int], None] | None = None) -> None:
-        """Compute and store whatever is missing, `CHUNK` pictures at a time.
+    def fill(self, advance: Callable[[int], None] | None = None) -> bool:
+        """Compute and store whatever is missing, `CHUNK` pictures at a time, as long as there is room for it.
 
         Args:
             advance: called with the number of pictures done since the last call.
+
+        Returns:
+            Whether memory or store hold everything now; what they do not is computed whenever it is asked for.
         """
-        missing = set() if self.in_memory else set(self.trunk.missing(self.keys).tolist())
+        missing = None if self.in_memory else self.trunk.missing(self.keys)
         for start in range(0, len(self), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(self)))
-            if self.in_memory:
+            if missing is None:
                 self._hold(rows[~self._held[rows]])
-            else:
-                self._fetch(np.array([row for row in rows if row in missing], dtype=int))
+            elif not self._store(np.intersect1d(rows, missing)):
+                return False  # what is computed now would be lost: it is computed when it is needed
             if advance is not None:
                 advance(len(rows))
+        return True
 
     def gather(self, rows: Array) -> list[Array]:
         """Activations of some rows, in that order: one array of shape (len(rows), ...) per tensor of the cut."""
@@ -101,6 +105,11 @@ class Activations:
         for array, part in zip(self._arrays, self._fetch(rows), strict=True):
             array[rows] = part
         self._held[rows] = True
+
+    def _store(self, rows: Array) -> bool:
+        """Compute some rows for the store alone; whether it took them all."""
+        self._fetch(rows)
+        return not rows.size or self.trunk.missing([self.keys[row] for row in rows]).size == 0
 
     def _fetch(self, rows: Array) -> list[Array]:
         if not rows.size:

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from greffon.frozen.cost import macs
 from greffon.frozen.graph import FlatGraph, Node, flatten
 from greffon.frozen.steady import why_unsteady
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+# Under this share of the work, reading an activation (often larger than its picture) costs about what it saves.
+_LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,18 @@ class Cut:
         """How many numbers the layers of the trunk hold."""
         return _count(self.trunk.layers)
 
+    @cached_property
+    def trunk_share(self) -> float:
+        """The trunk's share of a forward pass's work, 0 to 1; of its kernels where pictures may have any size."""
+        open_sides = any(None in spec.shape[1:] for spec in self.trunk.specs.values())
+        measure = _kernel_sizes if open_sides else macs
+        trunk, tail = measure(self.trunk), measure(self.tail)
+        return trunk / max(trunk + tail, 1)
+
     @property
     def gains(self) -> bool:
-        """Whether there is a frozen part worth computing once: one with a kernel, not only scaling and padding."""
-        return any(len(weight.shape) > 1 for layer in self.trunk.layers for weight in layer.weights)
+        """Whether the trunk does enough of the work to be run once and read from then on."""
+        return self.trunk_share >= _LEAST_SHARE
 
     @property
     def where(self) -> str:
@@ -146,6 +159,11 @@ def _in_order(graph: FlatGraph) -> list[int]:
     return [*graph.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
 
 
+def _kernel_sizes(graph: FlatGraph) -> int:
+    weights = {id(weight): weight for layer in graph.layers for weight in layer.weights}
+    return sum(int(np.prod(weight.shape)) for weight in weights.values() if len(weight.shape) > 1)
+
+
 def _count(operations: Iterable[Any]) -> int:
     layers = {id(operation): operation for operation in operations}.values()
     return sum(int(np.prod(weight.shape)) for layer in layers for weight in getattr(layer, "weights", ()))
@@ -153,9 +171,10 @@ def _count(operations: Iterable[Any]) -> int:
 
 def _remedy(stop: Stop) -> str:
     layer = stop.node.operation
-    if isinstance(layer, keras.layers.BatchNormalization):
+    parts = layer._flatten_layers()
+    if any(isinstance(part, keras.layers.BatchNormalization) and part.trainable for part in parts):
         return "set its trainable to False to freeze it"
-    if layer.activity_regularizer is not None:
+    if any(part.activity_regularizer is not None for part in parts):
         return "remove the regularizer"
     if type(layer).__name__.startswith("Random") or "Augment" in type(layer).__name__:
         return "take the augmentation out of the model and feed augmented pictures"

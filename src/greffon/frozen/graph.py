@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import keras
+from keras.src.ops.core import Cast
 
 from greffon.errors import InputError
 
@@ -116,9 +117,12 @@ class GraphModel(keras.Model):
 
     def __init__(self, graph: FlatGraph, *, output: Any = None, **options: Any) -> None:
         super().__init__(**options)
+        # As in Keras' Functional: each input gets the dtype of its own spec, not the model's compute dtype.
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
         self.graph = graph
         self.graph_layers = graph.layers
-        self._output_structure = output
+        self._pack = None if output is None else lambda flat: keras.tree.pack_sequence_as(output, flat)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -128,8 +132,8 @@ class GraphModel(keras.Model):
             keras.ops.cast(tensor, dtype) for tensor, dtype in zip(keras.tree.flatten(inputs), dtypes, strict=True)
         ]
         outputs = self.graph.run(tensors, training=training)
-        if self._output_structure is not None:
-            return keras.tree.pack_sequence_as(self._output_structure, outputs)
+        if self._pack is not None:
+            return self._pack(outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -169,10 +173,27 @@ def output_structure(model: keras.Model) -> Any:
 
 
 def flat_inputs(model: keras.Model, x: Any) -> list[Any]:
-    """The inputs of a batch in the order of `model.inputs`; a dictionary is read by the inputs' names."""
-    if isinstance(x, Mapping) and not isinstance(_functional(model).input, Mapping):
-        return [x[tensor.name] for tensor in model.inputs]
-    return list(keras.tree.flatten(x))
+    """The inputs of a batch in the order of `model.inputs`, found as Keras finds them.
+
+    Raises:
+        InputError: there are more or fewer than the model has, or names that it does not have.
+    """
+    functional = _functional(model)
+    try:
+        flat = _by_name_or_order(functional, x)
+    except KeyError as error:
+        names = [tensor.name for tensor in functional.inputs]
+        raise InputError(f"the model's inputs are {names}, got a dictionary without {error.args[0]!r}") from None
+    if len(flat) != len(functional.inputs):
+        raise InputError(f"the model has {len(functional.inputs)} inputs, got {len(flat)}")
+    return flat
+
+
+def _by_name_or_order(functional: Any, given: Any) -> list[Any]:
+    """What is given for a Functional model's inputs; a dictionary for a model without one is read by name."""
+    if isinstance(given, Mapping) and not isinstance(functional.input, Mapping):
+        return [given[tensor.name] for tensor in functional.inputs]
+    return list(keras.tree.flatten(given))
 
 
 def _functional(model: Any) -> Any:
@@ -220,13 +241,27 @@ class _Flattener:
         kwargs = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
         inputs = [leaf.tensor for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Ref)]
         path = prefix + operation.name
-        inner = _functional(operation) if isinstance(operation, keras.Model) else None
-        if inner is not None and not kwargs:
-            return self._walk(inner, inputs, prefix=path + "/")
-        specs = self._output_specs(call, inputs, args, kwargs)
+        inner = _functional(operation) if _unfolds(operation) else None
+        if inner is not None and len(inputs) == len(inner.inputs) and len(args) == 1 and not kwargs:
+            return self._walk(inner, self._enter(inner, args[0], path), prefix=path + "/")
+        return self._add(operation, args, kwargs, self._output_specs(call, inputs, args, kwargs), path)
+
+    def _add(self, operation: Any, args: Any, kwargs: dict[str, Any], specs: list[Any], path: str) -> list[int]:
+        inputs = [leaf.tensor for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Ref)]
         outputs = [self._new_tensor(spec) for spec in specs]
         self.nodes.append(Node(operation, tuple(args), kwargs, tuple(inputs), tuple(outputs), path))
         return outputs
+
+    def _enter(self, functional: Any, given: Any, path: str) -> list[int]:
+        """A nested model's inputs, brought to the dtype that it wants, as Keras does when it is called."""
+        entered = []
+        for ref, wanted in zip(_by_name_or_order(functional, given), functional.inputs, strict=True):
+            spec, tensor = self.specs[ref.tensor], ref.tensor
+            if spec.dtype != wanted.dtype:
+                cast = Cast(wanted.dtype, name="cast")
+                (tensor,) = self._add(cast, (ref,), {}, [cast.compute_output_spec(spec)], f"{path}/cast")
+            entered.append(tensor)
+        return entered
 
     def _output_specs(self, call: Any, inputs: list[int], args: Any, kwargs: dict[str, Any]) -> list[Any]:
         """What Keras recorded, unless an outer model knows the shapes better (a base for pictures of any size)."""
@@ -236,6 +271,13 @@ class _Flattener:
             lambda leaf: self.specs[leaf.tensor] if isinstance(leaf, Ref) else leaf, (args, kwargs)
         )
         return list(keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs)))
+
+
+def _unfolds(operation: Any) -> bool:
+    """Whether a call of this is a call of the layers inside, and nothing else."""
+    if not isinstance(operation, keras.Model) or operation.activity_regularizer is not None:
+        return False
+    return not isinstance(operation, keras.Sequential) or operation._functional is not None
 
 
 def _calls(functional: Any) -> Iterator[Any]:

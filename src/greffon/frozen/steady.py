@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from greffon.frozen.graph import FlatGraph, Node
 
     Arrays = list[np.ndarray[Any, Any]]
@@ -34,63 +41,99 @@ def why_unsteady(node: Node, graph: FlatGraph) -> str | None:
     layer = node.operation
     if not isinstance(layer, keras.layers.Layer):
         return None  # a bare operation (x + y, ops.relu) has neither weights nor state
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return "is not frozen and uses the statistics of each batch" if layer.trainable else None
-    if layer.activity_regularizer is not None:
-        return "has an activity regularizer, which counts in the loss although it is frozen"
-    if isinstance(layer, keras.layers.Masking | keras.layers.Embedding):
-        return "gives a mask, which is not kept with the activation"
-    if len(layer.variables) > len(layer.weights):  # the rest is the state of random generators
-        return "draws at random in every step, although it is frozen"
-    if type(layer) in _STEADY_KINDS:
-        return None
+    why = _by_its_options(layer)
+    if why or type(layer) in _STEADY_KINDS:
+        return why
     return _found_by_trial(node, graph)
 
 
+def _by_its_options(layer: keras.layers.Layer) -> str | None:
+    inside = layer._flatten_layers()
+    if any(isinstance(part, keras.layers.BatchNormalization) and part.trainable for part in inside):
+        return "is not frozen and uses the statistics of each batch"
+    if any(part.activity_regularizer is not None for part in inside):
+        return "has an activity regularizer, which counts in the loss although it is frozen"
+    if isinstance(layer, keras.layers.Masking | keras.layers.Embedding) and getattr(layer, "mask_zero", True):
+        return "gives a mask, which is not kept with the activation"
+    return None
+
+
 def _found_by_trial(node: Node, graph: FlatGraph) -> str | None:
-    """Run an unknown layer as `fit` does, several times, and see what changes. Its variables stay as they are."""
+    """Run an unknown layer as `fit` does, several times, and see what changes. It is left as it was."""
     layer, values = node.operation, _random_inputs(node, graph)
-    before = _copies(layer.variables)
-    try:
-        first, losses = _outcome(node, values, training=True), list(layer.losses)
-        moved = not all(map(np.array_equal, before, _copies(layer.variables)))
-        second = _outcome(node, values, training=True)
-        inference = _outcome(node, values, training=False)
-        alone = _outcome(node, {tensor: value[:1] for tensor, value in values.items()}, training=True)
-    except Exception as error:  # whatever a layer of the user's raises, it is not one that can be computed once
-        return f"could not be examined ({type(error).__name__}: {error})"
-    finally:
-        for old, variable in zip(before, layer.variables, strict=True):
-            variable.assign(old)
+    seeds = [variable for variable in layer.variables if not any(variable is weight for weight in layer.weights)]
+    state = [*layer.weights, *layer.metrics_variables]
+    with _left_as_they_were([*seeds, *state]):
+        before = _copies(seeds), _copies(state)
+        try:
+            first, losses = _outcome(node, values, training=True), list(layer.losses)
+            drawn, moved = not _equal(before[0], _copies(seeds)), not _equal(before[1], _copies(state))
+            second = _outcome(node, values, training=True)
+            inference = _outcome(node, values, training=False)
+            alone = _outcome(node, {tensor: value[:1] for tensor, value in values.items()}, training=True)
+        except Exception as error:  # whatever a layer of the user's raises, it is not one that can be computed once
+            return f"could not be examined ({type(error).__name__}: {error})"
+        finally:
+            layer._clear_losses()
     reasons = {
-        "draws at random in every step, although it is frozen": not _same(first, second),
-        "adds to the loss, although it is frozen": bool(losses),
         "changes its state in every step, although it is frozen": moved,
+        "draws at random in every step, although it is frozen": drawn or not _same(first, second),
+        "adds to the loss, although it is frozen": bool(losses),
         "gives another output in training than in inference": not _same(first, inference),
         "looks across the pictures of a batch": not _same([output[:1] for output in first], alone),
     }
     return next((why for why, found in reasons.items() if found), None)
 
 
+@contextlib.contextmanager
+def _left_as_they_were(variables: list[Any]) -> Iterator[None]:
+    """Put back what running a layer changes: its variables, and the generators that all code shares."""
+    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    variables = [*variables, *([generator.state] if generator else [])]
+    before = _copies(variables)
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  # layers may draw from it
+    try:
+        yield
+    finally:
+        for old, variable in zip(before, variables, strict=True):
+            variable.assign(old)
+        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
 def _random_inputs(node: Node, graph: FlatGraph) -> dict[int, Any]:
-    random = np.random.default_rng(0)
+    numbers = np.random.default_rng(0)
     specs = {tensor: graph.specs[tensor] for tensor in node.inputs}
-    shapes = {tensor: (3, *(8 if side is None else side for side in spec.shape[1:])) for tensor, spec in specs.items()}
     return {
-        tensor: keras.ops.cast(random.uniform(0.0, 4.0, size=shapes[tensor]), spec.dtype)
+        tensor: keras.ops.cast(numbers.uniform(0.0, 4.0, size=_trial_shape(spec)), spec.dtype)
         for tensor, spec in specs.items()
     }
 
 
+def _trial_shape(spec: keras.KerasTensor) -> tuple[int, ...]:
+    """Three rows; sides that are open are as long as a small picture's."""
+    open_side = 64 if len(spec.shape) == 4 else 8
+    return (3, *(open_side if side is None else side for side in spec.shape[1:]))
+
+
 def _outcome(node: Node, values: dict[int, Any], *, training: bool) -> Arrays:
-    return [keras.ops.convert_to_numpy(output) for output in node.run(values, training=training)]
+    outputs = node.run(values, training=training)
+    if any(get_keras_mask(output) is not None for output in outputs):
+        raise TypeError("it gives a mask, which is not kept with the activation")
+    return [keras.ops.convert_to_numpy(output) for output in outputs]
 
 
 def _copies(variables: list[Any]) -> Arrays:
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
+def _equal(first: Arrays, second: Arrays) -> bool:
+    return all(map(np.array_equal, first, second))
+
+
 def _same(first: Arrays, second: Arrays) -> bool:
     return len(first) == len(second) and all(
-        a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(first, second, strict=True)
+        a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
+        for a, b in zip(first, second, strict=True)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrunkCounts:
-    """What a trunk did: pictures computed, read from the store, and newly stored; seconds spent computing."""
+    """What a trunk did: pictures computed, read and newly stored; seconds of computing, engine building included."""
 
     computed: int = 0
     reused: int = 0
@@ -70,6 +71,8 @@ class Trunk:
         self.counts = TrunkCounts()
         self._prefer = prefer
         self._engine: Engine | None = None
+        # A feed computes in a thread of its own, and a training has two feeds.
+        self._lock = threading.Lock()
         self.dtypes = kept_dtypes(cut, dtype)
         digest = trunk_digest(cut.trunk, dtype, repr([tuple(shape) for shape in input_shapes]))
         self._stored = store.trunk(digest, label=label or f"cut after {cut.where}, {dtype}") if store else None
@@ -77,9 +80,10 @@ class Trunk:
     @property
     def engine(self) -> Engine:
         """The engine; built when the first picture has to be computed."""
-        if self._engine is None:
-            self._engine = build_engine(self.cut.trunk, prefer=self._prefer)
-        return self._engine
+        with self._lock:
+            if self._engine is None:
+                self._engine = build_engine(self.cut.trunk, prefer=self._prefer)
+            return self._engine
 
     @property
     def engine_name(self) -> str | None:
@@ -111,12 +115,17 @@ class Trunk:
         """
         arrays = self.empty(len(keys))
         found = self._stored.read_into(keys, arrays) if self._stored else np.zeros(len(keys), bool)
-        missing = np.flatnonzero(~found)
-        self.counts.reused += int(found.sum())
-        if missing.size:
-            computed = self.keep([keys[row] for row in missing], self._compute(load(missing)), store=store)
+        with self._lock:
+            self.counts.reused += int(found.sum())
+        missing = np.flatnonzero(~found).tolist()
+        if missing:
+            first: dict[bytes, int] = {}  # a picture that is there twice is computed once
+            for row in missing:
+                first.setdefault(keys[row], row)
+            places = {key: place for place, key in enumerate(first)}
+            computed = self.keep(list(first), self._compute(load(np.array(list(first.values())))), store=store)
             for array, part in zip(arrays, computed, strict=True):
-                array[missing] = part
+                array[missing] = part[[places[keys[row]] for row in missing]]
         return arrays
 
     def keep(self, keys: Sequence[bytes], outputs: Sequence[Array], *, store: bool = True) -> list[Array]:
@@ -135,7 +144,9 @@ class Trunk:
         """
         arrays = [_converted(output, dtype) for output, dtype in zip(outputs, self.dtypes, strict=True)]
         if store and self._stored:
-            self.counts.stored += self._stored.put_many(keys, arrays)
+            stored = self._stored.put_many(keys, arrays)
+            with self._lock:
+                self.counts.stored += stored
         return arrays
 
     def missing(self, keys: Sequence[bytes]) -> Array:
@@ -150,8 +161,9 @@ class Trunk:
     def _compute(self, inputs: Sequence[Array]) -> list[Array]:
         start = time.perf_counter()
         outputs = self.engine.run(list(inputs))
-        self.counts.seconds += time.perf_counter() - start
-        self.counts.computed += len(outputs[0])
+        with self._lock:
+            self.counts.seconds += time.perf_counter() - start
+            self.counts.computed += len(inputs[0])
         return outputs
 
 

@@ -8,23 +8,24 @@ as it comes and its pictures are recognised by their bytes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import xxhash
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters.array_data_adapter import can_convert_arrays
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from greffon.frozen.graph import flat_inputs
+from greffon.frozen.keys import as_taken
+from greffon.frozen.trunk import kept_dtypes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from greffon.frozen.activations import Activations
     from greffon.frozen.trunk import Trunk
+    from greffon.frozen.trunks import Trunks
 
     Array = np.ndarray[Any, Any]
 
@@ -37,26 +38,17 @@ def are_arrays(x: Any, y: Any, sample_weight: Any) -> bool:
     return bool(can_convert_arrays((x, y, sample_weight)))
 
 
-def content_keys(inputs: Sequence[Array]) -> list[bytes]:
-    """16 bytes for each row that name its content: dtype, shape and bytes of all inputs."""
-    rows = [np.ascontiguousarray(array) for array in inputs]
-    kind = repr([(str(array.dtype), array.shape[1:]) for array in rows]).encode()
-    keys = []
-    for row in range(len(rows[0])):
-        digest = xxhash.xxh3_128(kind)
-        for array in rows:
-            digest.update(array[row].data if array.ndim > 1 else array[row : row + 1].data)
-        keys.append(digest.digest())
-    return keys
+class Feed(DataAdapter):
+    """Keras' adapter for a source, with what stands for the pictures swapped in every batch.
 
-
-class _Feed(DataAdapter):  # type: ignore[misc]  # Keras is not typed
-    """Keras' adapter for a source, with what stands for the pictures swapped in every batch."""
+    Attributes:
+        source: the adapter that Keras would take.
+        error: an error of ours inside tf.data reaches the caller as text; the error itself waits here.
+    """
 
     def __init__(self, source: Any, shapes: Sequence[tuple[int | None, ...]], dtypes: Sequence[np.dtype[Any]]) -> None:
         self.source = source
         self._shapes, self._dtypes = list(shapes), list(dtypes)
-        # An error inside tf.data reaches the caller as text; the error itself waits here.
         self.error: Exception | None = None
 
     def swap(self, inputs: list[Array]) -> list[Array]:
@@ -73,15 +65,19 @@ class _Feed(DataAdapter):  # type: ignore[misc]  # Keras is not typed
         return keras.utils.pack_x_y_sample_weight(_one_or_tuple(arrays), y, sample_weight)
 
     def get_numpy_iterator(self) -> Iterator[Any]:
+        """Batches for any backend."""
         return (self._swapped(batch) for batch in self.source.get_numpy_iterator())
 
     def get_jax_iterator(self) -> Iterator[Any]:
+        """Batches for JAX."""
         return (self._swapped(batch) for batch in self.source.get_jax_iterator())
 
     def get_torch_dataloader(self) -> Any:
+        """Batches for torch."""
         return _Batches(self.source.get_torch_dataloader(), self._swapped)
 
     def get_tf_dataset(self) -> Any:
+        """Batches for TensorFlow."""
         import tensorflow as tf
 
         def in_graph(*elements: Any) -> Any:
@@ -102,34 +98,40 @@ class _Feed(DataAdapter):  # type: ignore[misc]  # Keras is not typed
 
     @property
     def num_batches(self) -> int | None:
+        """Batches of a pass; None where it is not known."""
         return self.source.num_batches
 
     @property
     def batch_size(self) -> int | None:
+        """Pictures of a batch; None where it is not known."""
         return self.source.batch_size
 
     @property
     def has_partial_batch(self) -> bool | None:
+        """Whether the last batch is smaller."""
         return self.source.has_partial_batch
 
     @property
     def partial_batch_size(self) -> int | None:
+        """Pictures of the last batch, if it is smaller."""
         return self.source.partial_batch_size
 
     def on_epoch_begin(self) -> None:
+        """Tell the source."""
         self.source.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
+        """Tell the source."""
         self.source.on_epoch_end()
 
 
-class RowFeed(_Feed):
+class RowFeed(Feed):
     """Feeds the activations of a fixed list of pictures.
 
     Args:
         activations: of every row of the data.
         rows: which of them to feed, in the order of y; None: all.
-        options: what `keras`' array adapter takes: y, sample_weight, class_weight, batch_size, shuffle, steps_per_epoch.
+        options: what Keras' array adapter takes: y, sample_weight, class_weight, batch_size, shuffle, steps_per_epoch.
     """
 
     def __init__(self, activations: Activations, *, rows: Array | None = None, **options: Any) -> None:
@@ -138,81 +140,102 @@ class RowFeed(_Feed):
         self.activations = activations
 
     def swap(self, inputs: list[Array]) -> list[Array]:
+        """Activations of the rows in `inputs`."""
         return self.activations.gather(inputs[0])
 
 
-class StreamFeed(_Feed):
+class StreamFeed(Feed):
     """Feeds the activations of pictures that come in batches, from any source that Keras takes.
 
     Args:
-        trunk_for: gives the trunk for pictures of some shape.
+        trunks: give the activations.
         model: tells the order of the inputs.
-        whole_passes: whether an epoch is a pass through all of the source.
-        x: the source, with what else the adapter takes (class_weight, shuffle, ...).
+        x: the source.
+        guard: its `look` is called with the inputs of every batch before anything is computed, its `close` at the
+            end of a pass; both raise for what they refuse.
+        options: what else Keras' adapter for this source takes: class_weight, shuffle, steps_per_epoch, ...
+
+    Attributes:
+        changing: whether it was found that the source changes its pictures from pass to pass.
     """
 
-    def __init__(
-        self,
-        trunk_for: Callable[[Sequence[tuple[int, ...]]], Trunk],
-        model: keras.Model,
-        *,
-        whole_passes: bool,
-        x: Any,
-        shapes: Sequence[tuple[int | None, ...]],
-        dtypes: Sequence[np.dtype[Any]],
-        check: Callable[[list[Array]], None],
-        **options: Any,
-    ) -> None:
-        super().__init__(get_data_adapter(x, **options), shapes, dtypes)
-        self._trunk_for, self._model, self._check = trunk_for, model, check
-        self._whole_passes = whole_passes
-        self._passes = 0
-        self._known: set[bytes] = set()
-        self._fresh: dict[bytes, Trunk] = {}
-        self._seen = self._seen_before = 0
+    def __init__(self, trunks: Trunks, model: keras.Model, x: Any, *, guard: Any, **options: Any) -> None:
+        # Only this one looks at `shuffle`; the others warn that they do not.
+        options["shuffle"] = bool(options.get("shuffle")) and isinstance(x, keras.utils.PyDataset)
+        # Activations of any precision are given out as float32: should they change it, the pipeline goes on.
+        super().__init__(get_data_adapter(x, **options), trunks.cut.shapes, kept_dtypes(trunks.cut, "float32"))
+        self._trunks, self._model, self._guard = trunks, model, guard
+        steps = options.get("steps_per_epoch")
+        self._passes = _Passes(whole=steps is None or steps == self.num_batches)
         self._lock = threading.Lock()
         self.changing = False
 
     def flat(self, x: Any) -> list[Any]:
+        """The inputs of one batch in the order of the model's."""
         return flat_inputs(self._model, x)
 
     def swap(self, inputs: list[Array]) -> list[Array]:
-        self._check(inputs)
-        trunk = self._trunk_for([array.shape[1:] for array in inputs])
-        keys = content_keys(inputs)
+        """Activations of the pictures in `inputs`."""
+        inputs = as_taken(inputs, self._model.inputs)
+        self._guard.look(inputs)
+        keys = self._trunks.keys(inputs)
         with self._lock:
-            self._note(keys, trunk)
-            return trunk.fetch(keys, lambda rows: [array[rows] for array in inputs], store=not self.changing)
-
-    def _note(self, keys: list[bytes], trunk: Trunk) -> None:
-        if self.changing:
-            return
-        self._seen += len(keys)
-        for key in keys:
-            if key in self._known:
-                self._seen_before += 1
-                self._fresh.pop(key, None)
-            else:
-                self._fresh[key] = trunk
+            if not self.changing:
+                self._passes.note(keys, self._trunks.of(inputs))
+            arrays = self._trunks.fetch(keys, inputs, store=not self.changing)
+        return [array.astype(dtype, copy=False) for array, dtype in zip(arrays, self._dtypes, strict=True)]
 
     def end_pass(self) -> bool:
         """Take note that an epoch has ended; True when this shows, for the first time, that the pictures change."""
+        self._guard.close()
         with self._lock:
-            self._passes += 1
-            found = (
-                self._whole_passes
-                and not self.changing
-                and self._passes > 1
-                and self._seen_before < _KNOWN_SHARE * self._seen
-            )
-            if found:
-                self.changing = True
-                for trunk in set(self._fresh.values()):
-                    trunk.forget([key for key, owner in self._fresh.items() if owner is trunk])
-                self._fresh.clear()
-            self._known.update(self._fresh)
-            self._seen = self._seen_before = 0
-        return found
+            if self.changing or not self._passes.end():
+                return False
+            self.changing = True
+            self._passes.forget()
+            return True
+
+
+class _Passes:
+    """What a source brought in its passes: whether it brings the same pictures again, and which ones nobody will."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self._whole = whole  # an epoch is a pass through all of the source
+        self._ended = 0
+        self._first = self._seen = self._known = 0
+        self._before: set[bytes] = set()
+        self._now: set[bytes] = set()
+        self._ours: dict[bytes, Trunk] = {}  # stored for this source, and seen in one pass only so far
+
+    def note(self, keys: list[bytes], trunk: Trunk) -> None:
+        """Pictures of this pass, before they are looked up in the store."""
+        new = [key for key in keys if key not in self._before and key not in self._now]
+        self._ours.update((new[row], trunk) for row in trunk.missing(new).tolist())
+        self._seen += len(keys)
+        for key in self._before.intersection(keys):
+            self._ours.pop(key, None)
+        self._known += sum(key in self._before for key in keys)
+        self._now.update(new)
+
+    def end(self) -> bool:
+        """End a pass; whether it shows that the source changes its pictures."""
+        if not self._seen:  # a validation that was not due
+            return False
+        self._ended += 1
+        self._first = self._first or self._seen
+        long = 2 * self._seen >= self._first
+        changing = self._whole and self._ended > 1 and long and self._known < _KNOWN_SHARE * self._seen
+        self._before |= self._now
+        self._now.clear()
+        self._seen = self._known = 0
+        return changing
+
+    def forget(self) -> None:
+        """Remove from the store what was put there for this source and can never be asked for again."""
+        for trunk in set(self._ours.values()):
+            trunk.forget([key for key, owner in self._ours.items() if owner is trunk])
+        self._ours.clear()
+        self._before.clear()
 
 
 class _Batches:

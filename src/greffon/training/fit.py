@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
-from greffon.backbone.guard import reject_scaled_pictures
-from greffon.backbone.proof import compiled_state_changed
+from greffon.backbone.freeze import compiled_state_changed
 from greffon.errors import FreezeError, InputError
-from greffon.frozen.activations import Activations
 from greffon.frozen.cut import find_cut
-from greffon.frozen.graph import flat_inputs, is_graph
-from greffon.frozen.store import ActivationStore
-from greffon.frozen.trunk import Trunk, kept_dtypes
+from greffon.frozen.graph import is_graph
 from greffon.say import say
-from greffon.training.feed import RowFeed, StreamFeed, are_arrays, content_keys
-from greffon.training.progress import ConsoleReporter, Reporter
-from greffon.training.tail import Tail
+from greffon.training.cached import CachedFit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from greffon.frozen.cut import Cut
 
 
@@ -56,7 +49,7 @@ class FitReport:
         return asdict(self)
 
 
-def fit(  # noqa: PLR0913  # the arguments are those of Keras' fit
+def fit(  # noqa: PLR0913, PLR0917  # the arguments are those of Keras' fit, and may be given in its order
     model: keras.Model,
     x: Any = None,
     y: Any = None,
@@ -142,194 +135,70 @@ def fit(  # noqa: PLR0913  # the arguments are those of Keras' fit
     quiet = verbose == 0
     _refuse_stale_compile(model)
     _build_sequential(model, x)
+    data = {"x": x, "y": y, "validation_split": validation_split, "validation_data": validation_data}
     cut, why_not = _cut_or_reason(model)
     if cut is None:
         say(f"greffon: {why_not}; training with model.fit", quiet=quiet)
-        history = model.fit(x, y, validation_split=validation_split, validation_data=validation_data, **options)
-        history.greffon = FitReport(why_not=why_not)
+        history = model.fit(**data, **options)
+        if isinstance(history, keras.callbacks.History):  # a model with its own `fit` may return anything
+            history.greffon = FitReport(why_not=why_not)
         return history
-    job = _CachedFit(model, cut, activations, quiet=quiet)
-    return job.run(x, y, validation_split=validation_split, validation_data=validation_data, **options)
+    job = CachedFit(model, cut, dtype=activations, quiet=quiet)
+    history = job.run(**data, **options)
+    trunks = job.trunks
+    history.greffon = FitReport(cut=cut.where, engine=trunks.engine_name, notes=job.notes, **trunks.counts.to_dict())
+    return history
 
 
-class _CachedFit:
-    """One call of `fit` for a model with a frozen part."""
-
-    def __init__(self, model: keras.Model, cut: Cut, dtype: str, *, quiet: bool) -> None:
-        self.model, self.cut, self.dtype, self.quiet = model, cut, dtype, quiet
-        self.reporter = Reporter() if quiet else ConsoleReporter()
-        self.report = FitReport(cut=cut.where)
-        self._store: ActivationStore | None = None
-        self._trunks: dict[Any, Trunk] = {}
-        self._checked = 0
-        spoiler = cut.spoiler()
-        if spoiler:
-            self._note(spoiler)
-
-    def run(
-        self,
-        x: Any,
-        y: Any,
-        *,
-        epochs: int,
-        verbose: Any,
-        callbacks: Any,
-        shuffle: bool,
-        validation_split: float,
-        validation_data: Any,
-        **options: Any,
-    ) -> keras.callbacks.History:
-        sample_weight, class_weight = options.pop("sample_weight"), options.pop("class_weight")
-        batch_size, steps_per_epoch = options.pop("batch_size"), options["steps_per_epoch"]
-        if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = _split_end((x, y, sample_weight), validation_split)
-        feed = self._feed(
-            x,
-            y,
-            sample_weight,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=shuffle,
-            class_weight=class_weight,
-        )
-        validation = self._validation_feed(validation_data, batch_size, options)
-        tail = Tail(self.model, self.cut)
-        watch = _Watch(self, [feed, validation])
-        try:
-            history = tail.train(
-                feed,
-                callbacks=_with(callbacks, watch),
-                epochs=epochs,
-                verbose=verbose,
-                steps=steps_per_epoch or feed.num_batches,
-                validation_data=validation,
-                **options,
-            )
-        except Exception:
-            for source in (feed, validation):
-                if source is not None and source.error is not None:
-                    raise source.error from None
-            raise
-        self._finish_report()
-        history.greffon = self.report
-        return history
-
-    # --- feeds ---
-
-    def _feed(self, x: Any, y: Any, sample_weight: Any, **options: Any) -> RowFeed | StreamFeed:
-        if isinstance(x, RowFeed | StreamFeed):
-            return x
-        if are_arrays(x, y, sample_weight):
-            return RowFeed(self._rows(x), y=y, sample_weight=sample_weight, **options)
-        return StreamFeed(
-            self._trunk,
-            self.model,
-            x=x,
-            y=y,
-            sample_weight=sample_weight,
-            whole_passes=options.get("steps_per_epoch") is None,
-            shapes=self.cut.shapes,
-            dtypes=kept_dtypes(self.cut, self.dtype),
-            check=self._check,
-            **options,
-        )
-
-    def _validation_feed(self, validation_data: Any, batch_size: int | None, options: dict[str, Any]) -> Any:
-        batch_size = options.pop("validation_batch_size") or batch_size
-        if validation_data is None:
-            return None
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
-        steps = options["validation_steps"]
-        return self._feed(
-            x, y, sample_weight, batch_size=batch_size, steps_per_epoch=steps, shuffle=False, class_weight=None
-        )
-
-    def _rows(self, x: Any) -> Activations:
-        inputs = [_as_array(leaf) for leaf in flat_inputs(self.model, x)]
-        if len({len(array) for array in inputs}) != 1:
-            raise InputError(f"the inputs must have the same number of rows, got {[len(array) for array in inputs]}")
-        self._check([array[:1024] for array in inputs])
-        trunk = self._trunk([array.shape[1:] for array in inputs])
-        activations = Activations(trunk, content_keys(inputs), lambda rows: [array[rows] for array in inputs])
-        with self.reporter.bar("frozen part", total=len(activations)) as advance:
-            activations.fill(advance)
-        return activations
-
-    def _trunk(self, shapes: Sequence[tuple[int, ...]]) -> Trunk:
-        """One trunk for each shape of picture: a model for pictures of any size gives activations of any size."""
-        key = tuple(tuple(shape) for shape in shapes)
-        if key not in self._trunks:
-            if self._store is None:
-                self._store = ActivationStore()
-            self._trunks[key] = Trunk(self.cut, key, store=self._store, dtype=self.dtype)
-        return self._trunks[key]
-
-    def _check(self, inputs: list[np.ndarray[Any, Any]]) -> None:
-        """Look at the first batches only: whoever scales pictures scales all of them."""
-        if self._checked < 3:
-            self._checked += 1
-            reject_scaled_pictures(self.model, inputs)
-
-    # --- what is said ---
-
-    def _note(self, text: str) -> None:
-        self.report.notes.append(text)
-        say(f"greffon: {text}", quiet=self.quiet)
-
-    def end_epoch(self, feeds: list[Any]) -> None:
-        if any([feed.end_pass() for feed in feeds if isinstance(feed, StreamFeed)]):
-            self._note(
-                "the pictures change from one pass to the next (random augmentation?), so their activations are not "
-                "kept; the frozen part is computed for each of them"
-            )
-
-    def _finish_report(self) -> None:
-        trunks = self._trunks.values()
-        self.report.engine = next((trunk.engine_name for trunk in trunks if trunk.engine_name), None)
-        for name in ("computed", "reused", "stored", "seconds"):
-            setattr(self.report, name, sum(getattr(trunk.counts, name) for trunk in trunks))
-        report = self.report
-        by = f" by {report.engine} in {report.seconds:.1f} s" if report.computed else ""
-        say(
-            f"greffon: frozen part up to {report.cut}: {report.computed} pictures computed{by}, {report.reused} "
-            "activations read from the store",
-            quiet=self.quiet,
-        )
-
-
-class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
-    """Tells the fit when a pass through the data has ended."""
-
-    def __init__(self, job: _CachedFit, feeds: list[Any]) -> None:
-        super().__init__()
-        self._job, self._feeds = job, feeds
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._job.end_epoch(self._feeds)
-
-
-# --- whether there is something to gain -----------------------------------------------------------------------------
-
-_OWN_STEPS = ("fit", "train_step", "test_step", "compute_loss", "compute_metrics", "make_train_function")
+# Whoever overrides one of these trains in a way of their own.
+_STEPS = (
+    "fit",
+    "evaluate",
+    "train_step",
+    "test_step",
+    "compute_loss",
+    "compute_metrics",
+    "reset_metrics",
+    "metrics",
+    "make_train_function",
+    "make_test_function",
+)
 
 
 def _cut_or_reason(model: keras.Model) -> tuple[Cut | None, str]:
     """Where to cut, or why this model is left to `model.fit`."""
-    if not getattr(model, "compiled", False):
-        return None, "the model is not compiled"
-    if not is_graph(model):
-        return None, f"{type(model).__name__} says in code, not in a graph, what it does"
-    plain = next((kind for kind in type(model).__mro__ if kind.__module__.split(".")[0] == "keras"), keras.Model)
-    own = [name for name in _OWN_STEPS if getattr(type(model), name) is not getattr(plain, name)]
-    if own:
-        return None, f"{type(model).__name__} has its own {own[0]}"
-    if _is_distributed(model):
-        return None, "the model is distributed over devices"
+    why_not = next(_obstacles(model), None)
+    if why_not:
+        return None, why_not
     cut = find_cut(model)
     if cut.gains:
         return cut, ""
-    spoiler = cut.spoiler()
-    return None, spoiler or f"nothing is frozen in front of {cut.stops[0].node.path if cut.stops else model.name}"
+    end = cut.stops[0].node.path if cut.stops else model.name
+    if not cut.trunk_share:
+        why_not = f"nothing is frozen in front of {end}"
+    else:
+        why_not = f"what is frozen in front of {end} does only {cut.trunk_share:.1%} of the work"
+    return None, cut.spoiler() or why_not
+
+
+def _obstacles(model: keras.Model) -> Iterator[str]:
+    """Why this model cannot be cut, whatever is frozen in it; to be read as far as the first."""
+    if not getattr(model, "compiled", False):
+        yield "the model is not compiled"
+    if isinstance(model, keras.Sequential) and not model.built:
+        yield f"Sequential {model.name!r} does not know its input shape (begin it with keras.Input)"
+    if not is_graph(model):
+        yield f"{type(model).__name__} says in code, not in a graph, what it does"
+    plain = next(kind for kind in type(model).__mro__ if kind.__module__.split(".")[0] == "keras")
+    for name in _STEPS:
+        if getattr(type(model), name) is not getattr(plain, name):
+            yield f"{type(model).__name__} has its own {name}"
+    if model.activity_regularizer is not None:
+        yield "the model has an activity regularizer of its own"
+    if any(tensor.sparse or getattr(tensor._keras_history.operation, "optional", False) for tensor in model.inputs):
+        yield "the model has a sparse or optional input"
+    if _is_distributed(model):
+        yield "the model is distributed over devices"
 
 
 def _is_distributed(model: keras.Model) -> bool:
@@ -340,7 +209,7 @@ def _is_distributed(model: keras.Model) -> bool:
 
 
 def _refuse_stale_compile(model: keras.Model) -> None:
-    changed = compiled_state_changed(model) if getattr(model, "compiled", False) else []
+    changed = compiled_state_changed(model)
     if changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise FreezeError(
@@ -351,33 +220,9 @@ def _refuse_stale_compile(model: keras.Model) -> None:
 
 def _build_sequential(model: keras.Model, x: Any) -> None:
     """A Sequential without an Input learns its shape from the data, as in `model.fit`."""
-    if isinstance(model, keras.Sequential) and not model.built and hasattr(x, "shape"):
-        model.build((None, *x.shape[1:]))
-
-
-# --- helpers --------------------------------------------------------------------------------------------------------
-
-
-def _as_array(leaf: Any) -> np.ndarray[Any, Any]:
-    return leaf if isinstance(leaf, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(leaf))
-
-
-def _split_end(data: tuple[Any, Any, Any], share: float) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
-    """Hold out the last share of the rows, as Keras does."""
-    lengths = {len(leaf) for leaf in keras.tree.flatten(data) if leaf is not None}
-    if len(lengths) != 1:
-        raise InputError(f"validation_split takes arrays with the same number of rows, got {sorted(lengths)} rows")
-    rows = lengths.pop()
-    at = math.floor(rows * (1.0 - share))
-    if at in (0, rows):
-        raise InputError(f"validation_split={share} of {rows} rows leaves one side empty; give more rows")
-    first = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:at], data)
-    rest = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[at:], data)
-    return first, rest
-
-
-def _with(callbacks: Any, extra: keras.callbacks.Callback) -> Any:
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(extra)
-        return callbacks
-    return [*(keras.tree.flatten(callbacks) if callbacks else []), extra]
+    if not isinstance(model, keras.Sequential) or model.built:
+        return
+    spec = getattr(x, "element_spec", None)  # of a tf.data.Dataset: inputs, or (inputs, targets, ...) of a batch
+    shape = getattr(spec[0] if isinstance(spec, tuple) else x, "shape", None)
+    if shape is not None and None not in shape[1:]:
+        model.build((None, *shape[1:]))

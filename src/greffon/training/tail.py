@@ -64,6 +64,17 @@ class Tail(GraphModel):
             # In the model's own order of variables, so that the optimizer's state can be saved and loaded with it.
             model.optimizer.build(model.trainable_variables)
 
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """In the model's order, which is how the optimizer knows them."""
+        ours = {id(variable) for variable in super().trainable_variables}
+        return [variable for variable in self.__dict__["_whole_model"]().trainable_variables if id(variable) in ours]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The same."""
+        return self.trainable_variables
+
     def train(
         self, feed: Any, *, callbacks: Any, epochs: int, verbose: Any, steps: int | None, **options: Any
     ) -> keras.callbacks.History:
