@@ -17,7 +17,7 @@ endif
 
 ## Train a ResNet-50 on the embedded weights and pictures; needs nothing but the package registry.
 demo: $(VENV)/.demo-ready
-	$(BIN)/python -m greffon demo --out demo-run --overwrite
+	$(BIN)/python -m greffon demo --out demo-run
 
 ## Set up and pass the tests: a sample of the fuzzing, small networks.
 test: $(VENV)/.ready

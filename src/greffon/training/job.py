@@ -149,6 +149,8 @@ class _Job:
             if len(frame):
                 self._note(f"{len(frame)} files {what}:{_listed(frame)}")
         catalog = split(catalog, validation=self.recipe.validation, seed=self.recipe.seed)
+        for note in catalog.notes:
+            self._note(note)
         counts = {side: len(catalog.side(side)) for side in ("train", "val", "test")}
         test = f"; {counts['test']} in test/ are not touched" if counts["test"] else ""
         self.reporter.note(
@@ -252,7 +254,7 @@ def _samples(catalog: Catalog, size: int, rule: Any) -> Samples:
         return [pictures]
 
     return Samples(
-        keys=[xxhash.xxh3_128_digest(f"{content} {how}") for content in hashes],
+        keys=[xxhash.xxh3_128_digest(f"{content} {how}".encode()) for content in hashes],
         targets=np.eye(len(catalog.class_names), dtype=np.float32)[labels],
         train=np.arange(len(train)),
         validation=np.arange(len(train), len(paths)),
