@@ -14,18 +14,22 @@ from greffon.errors import DataError
 ICC_NOISE = 2
 """An ICC profile that changes no colour by more than this (of 255) is sRGB, and is left out."""
 
-_WITH_TRANSPARENCY = {"1": "LA", "L": "LA", "P": "RGBA", "PA": "RGBA", "RGB": "RGBA"}
-_OPAQUE = {"1": "L", "P": "RGB", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "HSV": "RGB"}
+_WHITE = 255
+
+_TRANSPARENT = {"1": "LA", "L": "LA", "LA": "LA", "P": "RGBA", "PA": "RGBA", "RGB": "RGBA", "RGBA": "RGBA"}
+_OPAQUE = {"1": "L", "P": "RGB", "RGBX": "RGB", "HSV": "RGB"}
 
 _PROFILE_SPACES = {"L": ("GRAY",), "RGB": ("RGB ",), "CMYK": ("CMYK",)}
 
 
 def resizable(image: Image.Image) -> Image.Image:
-    """`image` in a mode whose numbers can be averaged: L, LA, RGB, RGBA, CMYK, YCbCr or LAB.
+    """`image` in a mode whose numbers can be averaged: L, RGB, CMYK, YCbCr or LAB; where transparent, on white.
 
-    1-bit becomes grey, palettes are looked up, a transparent colour becomes an alpha channel, and more than 8 bits
-    are scaled to 8. Raises `DataError` for floats without a single number in them.
+    1-bit becomes grey, palettes are looked up, and more than 8 bits are scaled to 8. Raises `DataError` for floats
+    without a single number in them.
     """
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
     mode = image.mode
     if mode.startswith("I;16"):
         return _from_16_bit(image)
@@ -33,24 +37,21 @@ def resizable(image: Image.Image) -> Image.Image:
         return _scaled(image.convert("F"), *_integer_range(image))
     if mode == "F":
         return _from_float(image)
-    transparent = mode in _WITH_TRANSPARENCY and image.has_transparency_data
-    target = (_WITH_TRANSPARENCY if transparent else _OPAQUE).get(mode, mode)
-    return image if target == mode else image.convert(target)
+    if mode in _TRANSPARENT and image.has_transparency_data:
+        return _on_white(image.convert(_TRANSPARENT[mode]))
+    return image.convert(_OPAQUE[mode]) if mode in _OPAQUE else image
 
 
-def on_white(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB (sRGB) of an image that `resizable` made, with `profile` (ICC) applied where it can be, alpha over white."""
-    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
-    colours = image.convert({"LA": "L", "RGBA": "RGB"}[image.mode]) if alpha is not None else image
+def _on_white(image: Image.Image) -> Image.Image:
+    ground = Image.new(image.mode[:-1], image.size, (_WHITE,) * (len(image.mode) - 1))
+    ground.paste(image, mask=image)
+    return ground
+
+
+def to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
+    """RGB (sRGB) of an image that `resizable` made, through `profile` (ICC) where that can be used."""
     if colours.mode == "YCbCr":
         colours = colours.convert("RGB")
-    rgb = _to_srgb(colours, profile)
-    if alpha is None:
-        return rgb
-    return Image.composite(rgb, Image.new("RGB", rgb.size, (255, 255, 255)), alpha)
-
-
-def _to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
     if profile and colours.mode != "LAB":
         # A grey picture may carry the profile of the colour picture it was made from.
         for mode in dict.fromkeys((colours.mode, "RGB")):
@@ -91,7 +92,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     if not isinstance(transparent, int):
         return grey
     alpha = np.where(np.asarray(image.convert("I")) == transparent, 0, 255).astype(np.uint8)
-    return Image.merge("LA", (grey, Image.fromarray(alpha)))
+    return _on_white(Image.merge("LA", (grey, Image.fromarray(alpha))))
 
 
 def _integer_range(image: Image.Image) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """The one decoder: training, evaluation and prediction see a picture through this module and no other.
 
-A picture is turned upright, resized in its own colour space, converted to sRGB and laid on white, in this order:
-resizing first keeps a 12-megapixel file cheap, and alpha is averaged premultiplied, so nothing bleeds.
+A picture is laid on white where it is transparent, resized in its own colour space, converted to sRGB and turned
+upright, in this order: what costs most per pixel comes when there are few pixels left.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from greffon.errors import DataError, InputError
-from greffon.pictures.colour import on_white, resizable
+from greffon.pictures.colour import resizable, to_srgb
 from greffon.pictures.opened import MAX_PIXELS, Source, opened
 from greffon.pictures.resize import ResizeRule, check_rule, crop_loss, pad, plan, shrink, turn
 
@@ -79,14 +79,15 @@ def decode(source: Source, size: int, rule: ResizeRule) -> np.ndarray:
     """
     check_rule(size, rule)
     with opened(source) as image:
-        # The user's own image object is not switched to another scale.
-        content = _draft(image, size, rule) if image is not source else None
-        profile = image.info.get("icc_profile")
-        _mend_transparency(image)
+        content = None
+        if image is not source:  # the user's own image object is neither scaled nor mended
+            content = _draft(image, size, rule)
+            _mend_transparency(image)
         image.load()
+        profile = image.info.get("icc_profile")
         orientation = _orientation(image)
         width, height = content or image.size
-        return _finish(image, width, height, size, rule, orientation, profile)
+        return _finish(_as_inks(image), width, height, size, rule, orientation, profile)
 
 
 def decode_array(array: np.ndarray, size: int, rule: ResizeRule) -> np.ndarray:
@@ -197,7 +198,7 @@ def _finish(
     profile: bytes | None,
 ) -> np.ndarray:
     resized = shrink(resizable(image), plan(width, height, size, rule))
-    pixels = turn(np.asarray(on_white(resized, profile)), orientation)
+    pixels = turn(np.asarray(to_srgb(resized, profile)), orientation)
     return pad(pixels, size) if rule == "pad" else np.array(pixels, order="C")
 
 
@@ -250,10 +251,18 @@ def _mend_transparency(image: Image.Image) -> None:
     if image.format != "PNG" or not tiles or transparent is None:
         return
     depth = tiles[0][3] if isinstance(tiles[0][3], str) else (tiles[0][3] or ("",))[0]
-    if depth in ("L;2", "L;4") and isinstance(transparent, int):
-        image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}[depth]
+    bits = {"1": 1, "L;2": 2, "L;4": 4}.get(depth)
+    if bits and isinstance(transparent, int) and transparent < 2**bits:
+        image.info["transparency"] = transparent * 255 // (2**bits - 1)
     elif depth == "RGB;16B" and isinstance(transparent, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+def _as_inks(image: Image.Image) -> Image.Image:
+    """Undo Pillow's inversion of a CMYK JPEG that no Adobe program marked: only Adobe stores inks inverted."""
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        return ImageChops.invert(image)
+    return image
 
 
 def _in_order(

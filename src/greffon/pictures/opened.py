@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import warnings
+import zlib
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +43,7 @@ any size, and every pixel takes 4 bytes while it is decoded."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is tried, and no more: Pillow's other readers start programs (EPS) or take almost anything for a picture."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 
@@ -147,7 +149,28 @@ def _parsed(file: BinaryIO) -> Image.Image:
     try:
         return Image.open(file, formats=_formats(start))
     except UnidentifiedImageError:
-        raise DataError(_what_it_is(start)) from None
+        mended = _without_damaged_extras(file) if start.startswith(_PNG) else None
+        if mended is None:
+            raise DataError(_what_it_is(start)) from None
+    return _parsed(mended)
+
+
+def _without_damaged_extras(file: BinaryIO) -> BinaryIO | None:
+    """A PNG without the chunks that fail their checksum and that no pixel depends on (EXIF, texts, profiles).
+
+    Pillow refuses the whole file for one of these; everything else that shows pictures passes over them.
+    """
+    file.seek(0)
+    content = file.read()
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        kind = content[at + 4 : at + 8]
+        extra = kind[:1].islower() and kind != b"tRNS"
+        if not extra or zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(content[end - 4 : end], "big"):
+            kept.append(content[at:end])
+        at = end
+    return io.BytesIO(b"".join(kept)) if sum(map(len, kept)) < min(at, len(content)) else None
 
 
 def _formats(start: bytes) -> tuple[str, ...]:
@@ -223,8 +246,10 @@ def _pillow_is_quiet() -> Iterator[None]:
     global _quiet_depth, _quiet_filter  # noqa: PLW0603  # the list of filters is global too
     with _quiet_lock:
         _quiet_depth += 1
-        warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
-        _quiet_filter = warnings.filters[0]
+        # Somebody may have restored the list, or put a stricter entry in front, while pictures were being read.
+        if not warnings.filters or warnings.filters[0] is not _quiet_filter:
+            warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
+            _quiet_filter = warnings.filters[0]
     try:
         yield
     finally:

@@ -7,15 +7,13 @@ few pixels to turn. Crop boxes are centred to fractions of a pixel, so a turned 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
+import numpy as np
 from PIL import Image
 
 from greffon.errors import InputError
 from greffon.recipe import nearest
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ResizeRule = Literal["crop", "stretch", "pad"]
 Box = tuple[float, float, float, float]
@@ -109,8 +107,6 @@ def pad(pixels: np.ndarray, size: int) -> np.ndarray:
     """Centre upright pixels on a white square; an odd pixel of margin goes to the right or the bottom."""
     height, width = pixels.shape[:2]
     top, left = (size - height) // 2, (size - width) // 2
-    import numpy as np
-
     square = np.full((size, size, pixels.shape[2]), PAD_COLOUR, np.uint8)
     square[top : top + height, left : left + width] = pixels
     return square
