@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("greffon")
 
 _PROBE_SIZE = 8  # a picture is decoded whole whatever it is scaled to; this costs the least
+_CHUNK = 16  # pictures that a thread is given at a time: handing over costs as much as reading a small one
 _AHEAD = 4
-_STEP = 32  # pictures between two calls of `advance`
 _WHOLE_BYTES = 256 * 2**20  # longer files are hashed in pieces and decoded from the disk
 _RACY_NS = 2 * 10**9  # a file changed this short before the scan could change again within the clock's grain
 _MEMORY_SCHEMA = {
@@ -43,6 +43,9 @@ _MEMORY_SCHEMA = {
     "width": pl.Int64,
     "height": pl.Int64,
 }
+
+
+_Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class Scanned:
     width: int | None
     height: int | None
     reason: str = ""
+
+
+_Read = tuple[_Stamp | None, Scanned, bool]
+"""A file's length and times, what it is, and whether it was read for that."""
 
 
 def scan(
@@ -88,7 +95,7 @@ def scan(
     try:
         for result in _in_order(memory, files, workers or min(16, _processors())):
             results.append(result)
-            if advance is not None and len(results) - told >= _STEP:
+            if advance is not None and len(results) - told >= _CHUNK:
                 advance(len(results) - told)
                 told = len(results)
         memory.keep_only(path for path, _ in files)
@@ -139,17 +146,19 @@ class _Memory:
         name = xxhash.xxh3_64_hexdigest(os.path.realpath(root).encode("utf-8", "surrogateescape"))
         self._file = cache_dir() / "scan" / f"{name}-{DECODER_VERSION}.parquet"
         self._now = time.time_ns()
-        self._known: dict[str, tuple[tuple[int, ...], Scanned]] = {}
+        self._known: dict[str, tuple[_Stamp, Scanned]] = {}
         self._fresh = False
         with suppress(OSError, pl.exceptions.PolarsError):  # as if there were none
-            for path, size, modified, changed, *found in pl.read_parquet(self._file).iter_rows():
+            frame = pl.read_parquet(self._file)
+            rows = frame.iter_rows() if dict(frame.schema) == _MEMORY_SCHEMA else iter(())
+            for path, size, modified, changed, *found in rows:
                 self._known[path] = ((size, modified, changed), Scanned(found[0], size, found[1], found[2]))
 
-    def get(self, path: str, stamp: tuple[int, ...] | None) -> Scanned | None:
+    def get(self, path: str, stamp: _Stamp | None) -> Scanned | None:
         known = self._known.get(path)
         return known[1] if known is not None and known[0] == stamp else None
 
-    def put(self, path: str, stamp: tuple[int, ...] | None, found: Scanned) -> None:
+    def put(self, path: str, stamp: _Stamp | None, found: Scanned) -> None:
         if stamp is None or found.reason or found.size_bytes != stamp[0] or max(stamp[1:]) > self._now - _RACY_NS:
             return
         self._known[path] = (stamp, found)
@@ -180,33 +189,37 @@ class _Memory:
 
 def _in_order(memory: _Memory, files: Sequence[tuple[str, Path]], workers: int) -> Iterator[Scanned]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="greffon-scan")
-    waiting: deque[Future[Scanned] | Scanned] = deque()
-    work: deque[tuple[str, tuple[int, ...] | None]] = deque()
+    waiting: deque[tuple[list[tuple[str, Path]], Future[list[_Read]]]] = deque()
 
-    def finished() -> Scanned:
-        first = waiting.popleft()
-        if isinstance(first, Scanned):
-            return first
-        found = first.result()
-        memory.put(*work.popleft(), found)
-        return found
+    def finished() -> Iterator[Scanned]:
+        chunk, future = waiting.popleft()
+        for (path, _), (stamp, found, fresh) in zip(chunk, future.result(), strict=True):
+            if fresh:
+                memory.put(path, stamp, found)
+            yield found
 
     try:
-        for path, file in files:
-            stamp = _stamp(file)
-            known = memory.get(path, stamp)
-            if known is None:
-                work.append((path, stamp))
-            waiting.append(known or pool.submit(read_picture, file))
-            while waiting and (len(waiting) > _AHEAD * workers or isinstance(waiting[0], Scanned)):
-                yield finished()
+        for start in range(0, len(files), _CHUNK):
+            chunk = list(files[start : start + _CHUNK])
+            waiting.append((chunk, pool.submit(_read_chunk, memory, chunk)))
+            if len(waiting) > _AHEAD * workers:
+                yield from finished()
         while waiting:
-            yield finished()
+            yield from finished()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+def _read_chunk(memory: _Memory, chunk: list[tuple[str, Path]]) -> list[_Read]:
+    results: list[_Read] = []
+    for path, file in chunk:
+        stamp = _stamp(file)
+        known = memory.get(path, stamp)
+        results.append((stamp, known or read_picture(file), known is None))
+    return results
+
+
+def _stamp(file: Path) -> _Stamp | None:
     try:
         status = file.stat()
     except OSError:

@@ -1,0 +1,204 @@
+import json
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from picture_folders import fill, picture
+
+from greffon.errors import DataError, InputError
+from greffon.pictures.catalog import SCHEMA, Catalog
+from greffon.pictures.split import apply_split, check_split, read_split, split, write_split
+
+
+def catalog_of(rows, root: str = ".") -> Catalog:
+    """A catalog of usable pictures: (path, content, label) or (path, content, label, split)."""
+    table = [(path, content, label, *(side or [""]), "ok", "", 8, 8, 99) for path, content, label, *side in rows]
+    frame = pl.DataFrame(table, schema=SCHEMA, orient="row")
+    return Catalog(frame, tuple(sorted({row[2] for row in rows})), Path(root))
+
+
+def numbered(**counts) -> Catalog:
+    return catalog_of([(f"{name}/{i}.png", f"{name}{i}", name) for name, count in counts.items() for i in range(count)])
+
+
+def side_of_content(catalog: Catalog) -> dict[str, set[str]]:
+    sides: dict[str, set[str]] = {}
+    for content, side in catalog.ok.select("hash", "split").iter_rows():
+        sides.setdefault(content, set()).add(side)
+    return sides
+
+
+# Two pictures of each class that are its own, and others that may be there several times, also as several classes.
+own = [(f"own {label}{i}", label) for label in "abc" for i in range(2)]
+others = st.lists(st.tuples(st.integers(0, 12).map(str), st.sampled_from("abc")), max_size=60)
+pictures = others.flatmap(lambda rows: st.permutations(own + rows))
+
+
+@given(pictures, st.floats(0.01, 0.99), st.integers(0, 5))
+def test_copies_stay_together_and_every_class_is_on_both_sides(rows, validation, seed):
+    catalog = catalog_of([(f"{label}/{i}.png", content, label) for i, (content, label) in enumerate(rows)])
+    done = split(catalog, validation=validation, seed=seed)
+    assert all(len(sides) == 1 for sides in side_of_content(done).values())
+    assert set(done.ok["split"]) == {"train", "val"}
+    assert all(count > 0 for side in ("train", "val") for count in done.counts(side).values())
+    assert done.leaks.is_empty()
+    assert done.frame.drop("split").equals(catalog.frame.drop("split"))
+
+
+@given(pictures, st.integers(0, 5), st.randoms())
+def test_neither_the_order_nor_the_names_of_the_files_matter(rows, seed, rng: random.Random):
+    here = [(f"{label}/{i}.png", content, label) for i, (content, label) in enumerate(rows)]
+    there = [(f"elsewhere/{label}/{rng.random()}.jpg", content, label) for _, content, label in here]
+    rng.shuffle(there)
+    one, other = split(catalog_of(here), seed=seed), split(catalog_of(there, "/mnt/data"), seed=seed)
+    assert side_of_content(one) == side_of_content(other)
+
+
+@given(st.integers(2, 40), st.integers(2, 40), st.floats(0.05, 0.95))
+def test_the_share_holds_in_every_class(cats, dogs, validation):
+    done = split(numbered(cat=cats, dog=dogs), validation=validation)
+    for name, count in {"cat": cats, "dog": dogs}.items():
+        assert done.counts("val")[name] == min(max(1, round(validation * count)), count - 1)
+
+
+def test_the_seed_and_the_content_decide():
+    catalog = numbered(cat=50, dog=50)
+    by_seed = [frozenset(split(catalog, seed=seed).side("val")["hash"]) for seed in range(5)]
+    assert len(set(by_seed)) == 5
+    # Written down, so that another version or machine splits the same pictures alike.
+    assert sorted(split(numbered(cat=10, dog=10), seed=0).side("val")["hash"]) == ["cat7", "cat8", "dog7", "dog9"]
+
+
+def test_more_pictures_move_few_of_the_others():
+    before, after = split(numbered(cat=100, dog=100)), split(numbered(cat=110, dog=100))
+    old, new = side_of_content(before), side_of_content(after)
+    assert sum(old[content] != new[content] for content in old) <= 4
+
+
+def test_unreadable_and_ignored_files_are_on_no_side(tmp_path):
+    fill(tmp_path, {"cat": 4, "dog": 4})
+    (tmp_path / "cat" / "1.png").write_bytes(b"broken")
+    (tmp_path / "cat" / "a.txt").write_text("a")
+    done = split(Catalog.from_folder(tmp_path))
+    assert set(done.quarantined["split"]) == set(done.ignored["split"]) == {""}
+    assert done.counts("train") == {"cat": 2, "dog": 3}
+    assert done.side("").is_empty()
+
+
+def test_real_copies_in_folders_stay_together(tmp_path):
+    fill(tmp_path, {"cat": 6, "dog": 6})
+    for i in range(6):
+        picture(i).save(tmp_path / "cat" / f"copy {i}.png")
+    for seed in range(5):
+        done = split(Catalog.from_folder(tmp_path), seed=seed)
+        assert done.leaks.is_empty()
+        assert done.counts("val")["cat"] == 2
+
+
+@pytest.mark.parametrize("validation", [0, 1, -0.2, 1.5, float("nan")])
+def test_a_share_out_of_range_is_refused(validation):
+    with pytest.raises(InputError, match="validation must be a share above 0 and under 1, got"):
+        split(numbered(cat=5, dog=5), validation=validation)
+
+
+def test_classes_with_one_different_picture_are_listed_with_their_counts():
+    rows = [("a/1.png", "x", "a"), ("a/2.png", "x", "a"), ("b/1.png", "y", "b")]
+    rows += [(f"c/{i}.png", f"z{i}", "c") for i in range(4)]
+    with pytest.raises(DataError) as caught:
+        split(catalog_of(rows))
+    assert "a: 1 different picture in 2 files\n  b: 1 different picture in 1 files\nadd pictures" in str(caught.value)
+    assert "c: " not in str(caught.value)
+
+
+def test_a_given_val_is_kept_and_copies_across_are_noted(tmp_path):
+    fill(tmp_path, {"train/cat": 5, "train/dog": 5, "val/cat": 1, "val/dog": 1, "test/dog": 1})
+    picture(0).save(tmp_path / "val" / "cat" / "copy.png")
+    picture(5).save(tmp_path / "test" / "dog" / "copy.png")
+    catalog = Catalog.from_folder(tmp_path)
+    done = split(catalog, validation=0.9, seed=3)
+    assert done.frame.equals(catalog.frame)
+    assert sorted(done.leaks["path"]) == [
+        "test/dog/copy.png",
+        "train/cat/1.png",
+        "train/dog/1.png",
+        "val/cat/copy.png",
+    ]
+    note = done.notes[-1]
+    assert "2 pictures are on more than one side of the split" in note
+    assert "train/cat/1.png = val/cat/copy.png" in note
+
+
+def test_train_without_val_is_split_and_test_is_not_touched(tmp_path):
+    fill(tmp_path, {"train/cat": 10, "train/dog": 10, "test/cat": 3, "test/dog": 3})
+    done = split(Catalog.from_folder(tmp_path))
+    assert done.counts("train") == {"cat": 8, "dog": 8}
+    assert done.counts("val") == {"cat": 2, "dog": 2}
+    assert done.counts("test") == {"cat": 3, "dog": 3}
+    assert all(path.startswith("test/") for path in done.side("test")["path"])
+    assert done.notes == ()
+
+
+def test_a_class_that_a_given_val_lacks_is_refused_with_the_counts(tmp_path):
+    fill(tmp_path, {"train/cat": 2, "train/dog": 3, "val/cat": 1})
+    with pytest.raises(DataError, match=r"dog: 3 in train/, 0 in val/"):
+        split(Catalog.from_folder(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_a_written_split_is_met_again(tmp_path, suffix):
+    done = split(numbered(cat=10, dog=10), seed=4)
+    write_split(done, tmp_path / f"split.{suffix}")
+    written = read_split(tmp_path / f"split.{suffix}")
+    assert written.columns == ["hash", "label", "split", "path"]
+    assert not check_split(numbered(cat=10, dog=10), written)
+    assert str(check_split(numbered(cat=10, dog=10), written)) == "the same pictures"
+    applied = apply_split(numbered(cat=10, dog=10), written)
+    assert applied.frame.equals(done.frame)
+
+
+def test_other_pictures_than_the_written_ones_are_told(tmp_path):
+    write_split(split(numbered(cat=10, dog=10)), tmp_path / "split.json")
+    written = read_split(tmp_path / "split.json")
+    here = numbered(cat=12, dog=9)
+    relabelled = here.frame.with_columns(label=pl.when(hash="dog3").then(pl.lit("cat")).otherwise("label"))
+    difference = check_split(Catalog(relabelled, here.class_names, here.root), written)
+    assert difference
+    assert difference.new == ["cat/10.png", "cat/11.png"]
+    assert difference.missing == ["dog/9.png"]
+    assert difference.relabelled == ["dog/3.png"]
+    assert str(difference) == (
+        "2 pictures are new (cat/10.png, cat/11.png); 1 are missing (dog/9.png); 1 have another label (dog/3.png)"
+    )
+    with pytest.raises(DataError, match=r"not the pictures of the written split: 2 pictures are new"):
+        apply_split(here, written)
+    assert apply_split(numbered(cat=10, dog=9), written).counts("val")["cat"] == 2
+
+
+def test_a_written_split_that_is_wrong_is_refused(tmp_path):
+    catalog = numbered(cat=4, dog=4)
+    with pytest.raises(DataError, match="8 pictures are on no side yet"):
+        write_split(catalog, tmp_path / "split.json")
+    with pytest.raises(InputError, match=r"a split is a .json or .parquet file, got 'split.txt'"):
+        write_split(split(catalog), tmp_path / "split.txt")
+    with pytest.raises(InputError, match=r"absent.json cannot be read"):
+        read_split(tmp_path / "absent.json")
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(InputError, match="expected the format greffon-split-1"):
+        read_split(tmp_path / "other.json")
+    (tmp_path / "cut.json").write_text('{"format": "greffon-split-1", "pict')
+    with pytest.raises(InputError, match=r"cut.json cannot be read"):
+        read_split(tmp_path / "cut.json")
+
+    write_split(split(catalog), tmp_path / "split.json")
+    content = json.loads((tmp_path / "split.json").read_text())
+    content["pictures"].append(content["pictures"][0] | {"split": "test"})
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="copies of one picture on two sides"):
+        apply_split(catalog, read_split(tmp_path / "split.json"))
+    content["pictures"][0]["split"] = "dev"
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="expected train, val or test, got 'dev'"):
+        read_split(tmp_path / "split.json")
