@@ -1,0 +1,232 @@
+"""Names and probabilities for pictures, from a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from greffon.bundle.inputs import Input, iterate_inputs
+from greffon.bundle.read import Bundle, read_bundle
+from greffon.errors import InputError
+from greffon.evaluation.table import THRESHOLD, check_probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    import keras
+
+    from greffon.frozen.engine import Engine
+
+__all__ = ["Prediction", "Predictor", "load"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture.
+
+    Attributes:
+        path: the picture; None for bytes and arrays.
+        label: the class with the highest probability; None where the picture could not be read.
+        probability: that probability, 0..1; None likewise.
+        scores: probability by class name, the highest first; all classes, or the `top` ones.
+        labels: the classes that the picture has: one, or, where the model was trained on several labels per picture,
+            those with a probability of at least 0.5.
+        error: why the picture could not be read; None where it could.
+    """
+
+    path: str | None
+    label: str | None = None
+    probability: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, ready for JSON."""
+        return {**vars(self), "scores": dict(self.scores), "labels": list(self.labels)}
+
+    def __str__(self) -> str:
+        name = self.path or "picture"
+        if self.error is not None:
+            return f"{name}: {self.error}"
+        return f"{name}: {', '.join(f'{label} {score:.3f}' for label, score in self.scores.items())}"
+
+
+class Predictor:
+    """A trained run, ready to name what is in pictures. Made by `load`.
+
+    Args:
+        bundle: the run.
+        model: its model.
+    """
+
+    def __init__(self, bundle: Bundle, model: keras.Model) -> None:
+        self.bundle = bundle
+        self._model = model
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the model's outputs."""
+        return self.bundle.class_names
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of this model, one sentence each."""
+        from greffon.pictures.decode import DECODER_VERSION
+
+        notes = list(self.bundle.notes)
+        if self.bundle.decoder != DECODER_VERSION:
+            notes.append(
+                f"It was trained on pictures as decoder {self.bundle.decoder} gave them; this greffon has decoder "
+                f"{DECODER_VERSION}, which may give slightly other pictures"
+            )
+        return notes
+
+    def keras(self) -> keras.Model:
+        """The plain Keras model: float32 RGB pictures 0..255 (n, height, width, 3) to probabilities (n, classes)."""
+        return self._model
+
+    def predict(self, sources: Any, *, top: int | None = None, batch_size: int = 32) -> list[Prediction]:
+        """Name what is in pictures.
+
+        Files are decoded as in training: turned upright, made RGB, resized by the run's rule.
+
+        Args:
+            sources: one or many of: the path of a file; the path of a folder (every picture in it and in its folders,
+                in natural order); the bytes of a picture file; a PIL image; an array (height, width, 3) or
+                (n, height, width, 3), RGB, uint8 or floats, 0..255. Arrays of the model's own height and width are
+                taken as they are, others are resized.
+            top: how many classes to give; None: all.
+            batch_size: pictures that are decoded and computed at once, at least 1.
+
+        Returns:
+            One prediction per picture, in order. One that cannot be read has an `error`; the others go on.
+
+        Raises:
+            InputError: something is none of these, values are not in 0..255 (floats of at most 1.0 were divided by
+                255 already), a folder has no picture, or an option is out of range.
+
+        Example:
+            >>> import greffon
+            >>> predictor = greffon.load("runs/first")  # doctest: +SKIP
+            >>> predictor.predict("photos/cat.jpg", top=1)[0].label  # doctest: +SKIP
+            'cat'
+        """
+        return list(self.stream(sources, top=top, batch_size=batch_size))
+
+    def stream(self, sources: Any, *, top: int | None = None, batch_size: int = 32) -> Iterator[Prediction]:
+        """The predictions of `predict` one by one, as soon as their batch is computed; for many pictures."""
+        if top is not None and top < 1:
+            raise InputError(f"top must be at least 1, or None for all classes, got {top}")
+        return (
+            self._prediction(picture, row, top)
+            for pictures, rows in self._batches(sources, batch_size)
+            for picture, row in zip(pictures, rows, strict=True)
+        )
+
+    def probabilities(self, sources: Any, *, batch_size: int = 32) -> tuple[np.ndarray, list[str | None]]:
+        """Bare probabilities, for measuring; columns in the order of `class_names`.
+
+        Args:
+            sources: as for `predict`.
+            batch_size: pictures that are decoded and computed at once, at least 1.
+
+        Returns:
+            float32 (n, classes), NaN where a picture could not be read; and for every picture why not, or None.
+
+        Example:
+            >>> import greffon
+            >>> probabilities, errors = greffon.load("runs/first").probabilities("photos/")  # doctest: +SKIP
+        """
+        batches = list(self._batches(sources, batch_size))
+        empty = np.zeros((0, len(self.class_names)), np.float32)
+        errors = [picture.error for picture in chain.from_iterable(pictures for pictures, _ in batches)]
+        return np.concatenate([empty, *(rows for _, rows in batches)]), errors
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:5]) + (", ..." if len(self.class_names) > 5 else "")
+        return f"<greffon.Predictor {self.bundle.path}: {len(self.class_names)} classes ({names})>"
+
+    @cached_property
+    def _engine(self) -> Engine:
+        from greffon.frozen.engine import build_engine
+        from greffon.frozen.graph import flatten
+
+        return build_engine(flatten(self._model))
+
+    def _batches(self, sources: Any, batch_size: int) -> Iterator[tuple[list[Input], np.ndarray]]:
+        """Pictures and their probabilities, NaN for those that cannot be read."""
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        prepare = self.bundle.preprocessing
+        pictures = iterate_inputs(sources, prepare.size, prepare.resize)
+        guard = _ScaleGuard(self._model)
+        batch: list[Input] = []
+        for picture in pictures:
+            batch.append(picture)
+            if len(batch) == batch_size:
+                yield batch, self._compute(batch, guard)
+                batch = []
+        if batch:
+            yield batch, self._compute(batch, guard)
+
+    def _compute(self, batch: list[Input], guard: _ScaleGuard) -> np.ndarray:
+        guard.check(batch)
+        rows = np.full((len(batch), len(self.class_names)), np.nan, np.float32)
+        readable = [row for row, picture in enumerate(batch) if picture.pixels is not None]
+        if readable:
+            arrays = np.stack([np.asarray(batch[row].pixels, np.float32) for row in readable])
+            outputs = self._engine.run([arrays])[0]
+            rows[readable] = check_probabilities(outputs, self.class_names, [batch[row].path for row in readable])
+        return rows
+
+    def _prediction(self, picture: Input, row: np.ndarray, top: int | None) -> Prediction:
+        if picture.error is not None:
+            return Prediction(picture.path, error=picture.error)
+        order = np.argsort(-row, kind="stable")
+        scores = {self.class_names[column]: float(row[column]) for column in order[:top]}
+        label, probability = next(iter(scores.items()))
+        labels = (label,)
+        if self.bundle.several_labels:
+            labels = tuple(self.class_names[column] for column in order if row[column] >= THRESHOLD)
+        return Prediction(picture.path, label, probability, scores, labels)
+
+
+class _ScaleGuard:
+    """Refuses float arrays that were divided by 255, until a value has been seen that was not."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._done = False
+
+    def check(self, batch: Iterable[Input]) -> None:
+        from greffon.backbone.graft import reject_scaled_pictures
+
+        arrays = [] if self._done else [picture.floats for picture in batch if picture.floats is not None]
+        if arrays:
+            reject_scaled_pictures(self._model, [array[np.newaxis] for array in arrays])
+            self._done = True
+
+
+def load(run: str | Path, *, custom_objects: Mapping[str, Any] | None = None) -> Predictor:
+    """Open a run to predict with it.
+
+    Args:
+        run: the folder that training wrote.
+        custom_objects: classes by name, where the model holds layers of your own.
+
+    Raises:
+        InputError: it is no run, a file is missing or was changed, or Keras cannot open the model.
+
+    Example:
+        >>> import greffon
+        >>> greffon.load("runs/first").class_names  # doctest: +SKIP
+        ('bird', 'building', 'flower', 'mammal')
+    """
+    bundle = read_bundle(run)
+    return Predictor(bundle, bundle.model(custom_objects=custom_objects))

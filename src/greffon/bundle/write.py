@@ -1,0 +1,222 @@
+"""Writing a run: everything that is needed to use, check and repeat a training, in one folder.
+
+| file | what |
+|---|---|
+| model.keras | the trained model, as plain Keras opens it; takes RGB pictures of 0..255 |
+| classes.json | class names in the order of the outputs, and whether a picture may have several labels |
+| preprocessing.json | how a picture file becomes the model's input, and what the model does to it inside |
+| recipe.yaml | every option; the same training again |
+| split.parquet | one row per picture: path, hash, label, and the side of the split that it was on |
+| history.csv | one row per epoch |
+| validation.parquet | one row per validation picture, with its probabilities |
+| freeze.json | the freeze rules, and every trainable flag (a .keras file does not keep those of single variables) |
+| run.json | versions, digest of the weights, times, counts, proofs, notes |
+| manifest.json | what the folder is, and the SHA-256 of every file |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+import greffon
+from greffon.bundle.folder import check_out, new_folder
+from greffon.bundle.manifest import is_kind, write_json
+from greffon.bundle.portable import check_model
+from greffon.errors import InputError
+from greffon.evaluation.table import check_class_names, class_names_of, has_several_labels, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import keras
+    import polars as pl
+
+    from greffon.recipe import Recipe
+
+__all__ = ["BundleContents", "check_model", "check_out", "is_run", "weights_digest", "write_bundle"]
+
+_PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "onnx", "onnxruntime", "pillow", "polars")
+_SPLIT_COLUMNS = ("path", "hash", "label", "split")
+_HISTORY_COLUMNS = ("stage", "epoch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleContents:
+    """What a run holds.
+
+    Attributes:
+        model: the trained model: one input of RGB pictures 0..255, float32 (n, size, size, 3), and one output of
+            probabilities, float (n, classes). Its trainable flags are kept.
+        class_names: in the order of the model's outputs.
+        image_size: side of the pictures that it was trained on, in pixels.
+        resize: how a picture became square: `crop`, `stretch` or `pad`.
+        recipe: what it was trained by.
+        split: one row per picture that can be used, as in `Catalog.ok`: the columns `path`, `hash`, `label` and `split`
+            (`train`, `val` or `test`); others are kept as well.
+        history: one row per epoch, with the columns `stage` and `epoch`; the others are numbers.
+        validation: predictions for the validation pictures, from `prediction_table`.
+        record: what else is to be known of the run: times, counts of the trunk, proof of freezing, ...
+        notes: what the user should know, one sentence each.
+    """
+
+    model: keras.Model
+    class_names: Sequence[str]
+    image_size: int
+    resize: Literal["crop", "stretch", "pad"]
+    recipe: Recipe
+    split: pl.DataFrame
+    history: pl.DataFrame
+    validation: pl.DataFrame
+    record: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def write_bundle(
+    out: str | Path,
+    contents: BundleContents,
+    *,
+    overwrite: bool = False,
+    if_taken: Literal["refuse", "beside"] = "refuse",
+) -> Path:
+    """Write a run. It appears under its name when all of it is written, and not before.
+
+    Args:
+        out: the folder. `check_out` tells before a training whether it can be written.
+        contents: what goes in.
+        overwrite: whether an earlier run may be replaced.
+        if_taken: `beside`: where something came into that place while training, take the first free name `out-2`,
+            `out-3`, ... with a warning.
+
+    Returns:
+        Where the run is.
+
+    Raises:
+        InputError: the folder cannot be written, or the contents do not belong together.
+    """
+    names = _check_contents(contents)
+    notes = [*contents.notes, *check_model(contents.model)]
+    with new_folder(out, kind="run", overwrite=overwrite, if_taken=if_taken) as folder:
+        place = folder.temporary
+        _save_model(contents.model, place / "model.keras")
+        several = has_several_labels(contents.validation)
+        write_json(place / "classes.json", {"class_names": names, "several_labels": several})
+        write_json(place / "preprocessing.json", _preprocessing(contents))
+        (place / "recipe.yaml").write_text(contents.recipe.to_yaml(), encoding="utf-8", newline="\n")
+        contents.split.write_parquet(place / "split.parquet")
+        contents.history.write_csv(place / "history.csv")
+        write_table(contents.validation, place / "validation.parquet")
+        write_json(place / "freeze.json", _freeze(contents.model))
+        write_json(place / "run.json", _record(contents, notes))
+    return folder.place
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a path is a run's folder, whichever version of Greffon wrote it."""
+    return is_kind(Path(path), "run")
+
+
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 of a model's weights, 64 hex digits: the same whenever the numbers are, however they are saved."""
+    import keras
+
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+        digest.update(f"{value.dtype} {value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _check_contents(contents: BundleContents) -> list[str]:
+    names = check_class_names(contents.class_names)
+    model = contents.model
+    outputs = tuple(getattr(model, "output_shape", ()))
+    if len(outputs) != 2 or outputs[1] != len(names):
+        raise InputError(f"the model must give one value for each of {len(names)} classes, its output is {outputs}")
+    side = contents.image_size
+    for given in tuple(model.input_shape)[1:3]:
+        if given not in {None, side}:
+            raise InputError(f"image_size must be the model's input, {given} pixels, got {side}")
+    if class_names_of(contents.validation) != names:
+        raise InputError(
+            f"the validation table must have the classes {names} in this order, got "
+            f"{class_names_of(contents.validation)}"
+        )
+    for what, table, wanted in (
+        ("split", contents.split, _SPLIT_COLUMNS),
+        ("history", contents.history, _HISTORY_COLUMNS),
+    ):
+        missing = [column for column in wanted if column not in table.columns]
+        if missing:
+            raise InputError(f"the {what} must have the columns {', '.join(wanted)}; {', '.join(missing)} is missing")
+    sides = set(contents.split["split"]) - {"train", "val", "test"}
+    if sides:
+        raise InputError(f"every picture of the split must be on one of its sides train, val and test, got {sides}")
+    return names
+
+
+def _save_model(model: Any, file: Path) -> None:
+    import keras
+
+    # A model of the same layers that is not compiled: the optimizer is as large as what it trained, and a loss or
+    # metric of the user's own would keep plain Keras from opening the file.
+    keras.Model(model.input, model.output, name=model.name).save(file)
+
+
+def _preprocessing(contents: BundleContents) -> dict[str, Any]:
+    from greffon.backbone.preprocessing import preprocessing_of
+    from greffon.pictures.decode import DECODER_VERSION
+
+    inside = preprocessing_of(contents.model)
+    if inside is not None:
+        inside = dataclasses.replace(inside, size=contents.image_size, resize=contents.resize)
+    return {
+        "decoder": DECODER_VERSION,
+        "resize": contents.resize,
+        "size": contents.image_size,
+        "input": {"layout": "picture, row, column, channel", "channels": "RGB", "dtype": "float32", "range": [0, 255]},
+        "inside_model": inside,
+    }
+
+
+def _freeze(model: Any) -> dict[str, Any]:
+    from greffon.backbone.freeze import trainable_state
+
+    return {"rules": getattr(model, "greffon_freeze", None), "state": trainable_state(model)}
+
+
+def _record(contents: BundleContents, notes: list[str]) -> dict[str, Any]:
+    import keras
+
+    if contents.recipe.head.layer is not None:
+        notes.append("The head was a layer given in Python, so recipe.yaml alone cannot repeat this training")
+    return {
+        **contents.record,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "notes": list(dict.fromkeys(notes)),
+        "versions": {
+            "greffon": greffon.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "keras_backend": keras.backend.backend(),
+            **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        },
+        "weights_sha256": weights_digest(contents.model),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
