@@ -186,7 +186,8 @@ class Catalog:
             if _kind(file) == ".parquet":
                 frame = pl.read_parquet(file)
             else:
-                frame = pl.read_csv(file, schema_overrides=SCHEMA, infer_schema=False)
+                frame = pl.read_csv(file, infer_schema=False)  # all text, so that the class 001 stays 001
+                frame = frame.cast({name: kind for name, kind in SCHEMA.items() if name in frame.columns})
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError(f"catalog {file} cannot be read: {error}") from error
         texts = [name for name, kind in SCHEMA.items() if kind is pl.String and name in frame.columns]
