@@ -1,5 +1,7 @@
 import dataclasses
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
@@ -85,3 +87,12 @@ def test_a_record_of_the_users_own_is_read_back_from_its_layer():
     )
     assert (found.name, found.channel_order, found.size) == ("mine", "BGR", 96)
     assert (found.mean, found.std) == ((1.0, 2.0, 3.0), (2.0, 3.0, 4.0))
+
+
+def test_records_listing_and_fetching_load_nothing_heavy():
+    code = (
+        "import sys, greffon.weights.fetch; from greffon.backbone import resnet, preprocessing;"
+        "print({'keras', 'tensorflow', 'numpy', 'h5py', 'requests', 'rich'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
