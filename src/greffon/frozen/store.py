@@ -257,11 +257,12 @@ class ActivationStore:
 
     def set_problem(self, reason: str) -> None:
         """Store nothing more, and say why, once."""
-        self.problem = reason
+        free = _free(self.path)
+        self.problem = reason if free is None else f"{reason} ({free / 1e6:,.0f} MB free on its disk)"
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"activations are computed again instead of kept: the store {self.path} cannot be used: {reason}. "
+                f"activations are computed again instead of kept: the store {self.path} cannot be used: {self.problem}. "
                 "Expected a folder on a local, writable disk with room; the environment variable GREFFON_CACHE "
                 "names another one",
                 stacklevel=4,
@@ -328,14 +329,20 @@ def _default_path() -> Path:
 
 
 def _default_limit(path: Path) -> int:
+    free = _free(path)
+    # The store's own file counts as free: its room is what may be used again.
+    return _MOST_BYTES if free is None else min(_MOST_BYTES, (free + _length(path)) // 4)
+
+
+def _free(path: Path) -> int | None:
+    """Bytes free on the disk that a folder, which need not exist yet, lies on."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
-        free = shutil.disk_usage(place).free
+        return shutil.disk_usage(place).free
     except OSError:
-        return _MOST_BYTES
-    return min(_MOST_BYTES, (free + _length(path)) // 4)  # its own file counts as free: it is what may be reused
+        return None
 
 
 def _length(path: Path) -> int:
