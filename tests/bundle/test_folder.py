@@ -12,7 +12,7 @@ import pytest
 
 from greffon.bundle import folder as folders
 from greffon.bundle.folder import check_out, new_folder
-from greffon.bundle.manifest import is_kind, read_manifest, to_json
+from greffon.bundle.manifest import is_run, read_manifest, to_json
 from greffon.errors import InputError
 
 
@@ -35,9 +35,8 @@ def test_a_folder_appears_whole(tmp_path):
     assert folder.place == out
     assert _names(out.parent) == ["run"]
     assert _names(out) == ["inner", "manifest.json"]
-    assert list(read_manifest(out, "run").files) == ["inner/x.txt"]
-    assert is_kind(out, "run")
-    assert not is_kind(out, "evaluation")
+    assert list(read_manifest(out).files) == ["inner/x.txt"]
+    assert is_run(out)
 
 
 def test_an_error_leaves_nothing(tmp_path):
@@ -58,9 +57,6 @@ def test_what_stands_there_is_not_replaced(tmp_path):
     for overwrite in (False, True):
         with pytest.raises(InputError, match=r"is not empty and is no run of greffon"):
             check_out(tmp_path / "photos", overwrite=overwrite)
-    _write(tmp_path / "report", kind="evaluation")
-    with pytest.raises(InputError, match="is no run of greffon"):
-        check_out(tmp_path / "report", overwrite=True)
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -129,7 +125,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
 
 
 def test_an_error_of_the_disk_says_so(tmp_path, monkeypatch):
-    def full(folder, kind):
+    def full(folder):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(folders, "write_manifest", full)
@@ -163,7 +159,7 @@ def test_a_link_is_followed(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     assert _write(tmp_path / "run") == tmp_path / "disk"
     assert (tmp_path / "run").is_symlink()
-    assert is_kind(tmp_path / "run", "run")
+    assert is_run(tmp_path / "run")
 
 
 def _killed(tmp_path, script):
@@ -227,7 +223,7 @@ def test_a_process_killed_between_two_names_has_the_new_run_put_in_place(tmp_pat
         check_out(tmp_path / "run")
     assert _names(tmp_path) == ["run"]
     assert (tmp_path / "run" / "model.keras").read_text() == "new"
-    assert read_manifest(tmp_path / "run", "run")
+    assert read_manifest(tmp_path / "run")
 
 
 def test_what_others_are_writing_stays(tmp_path):

@@ -83,9 +83,9 @@ def test_what_is_no_run_is_refused(tmp_path, run):
     with pytest.raises(InputError, match=r"manifest\.json: cannot be read"):
         read_bundle(tmp_path)
     (tmp_path / "manifest.json").write_text(
-        '{"kind": "greffon evaluation", "format_version": 1, "greffon": "0.1.0", "files": {}}'
+        '{"kind": "keras run", "format_version": 1, "greffon": "0.1.0", "files": {}}'
     )
-    with pytest.raises(InputError, match="must be a run of greffon, got 'greffon evaluation'"):
+    with pytest.raises(InputError, match="must be a run of greffon, got 'keras run'"):
         read_bundle(tmp_path)
 
 

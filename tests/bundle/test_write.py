@@ -16,14 +16,17 @@ import pytest
 from made_up_runs import NAMES, contents_of, grafted
 
 import greffon
+from greffon.bundle.read import read_bundle
 from greffon.bundle.write import check_model, is_run, weights_digest, write_bundle
 from greffon.errors import InputError
 from greffon.evaluation.table import prediction_table
+from greffon.pictures.split import read_split
 
 FILES = [
     "classes.json",
     "freeze.json",
     "history.csv",
+    "left_out.csv",
     "manifest.json",
     "model.keras",
     "preprocessing.json",
@@ -261,6 +264,20 @@ def test_contents_that_do_not_belong_together_are_refused(tmp_path, model, chang
     with pytest.raises(InputError, match=message):
         write_bundle(tmp_path / "run", contents_of(model, **change))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_were_left_out_are_listed_apart(tmp_path, model):
+    rows = [
+        ("cat/1.png", "h1", "cat", "train", "ok", ""),
+        ("cat/2.png", "h2", "cat", "val", "ok", ""),
+        ("cat/3.png", "", "cat", "", "quarantined", 'is empty (0 bytes), "so" it says\nand more'),
+    ]
+    split = pl.DataFrame(rows, schema=["path", "hash", "label", "split", "state", "reason"], orient="row")
+    run = write_bundle(tmp_path / "run", contents_of(model, split=split))
+    assert read_split(run / "split.parquet")["hash"].to_list() == ["h1", "h2"]
+    bundle = read_bundle(run)
+    assert bundle.split.columns == ["path", "hash", "label", "split"]
+    assert bundle.left_out.rows() == [(rows[2][0], *rows[2][4:])]
 
 
 def test_several_labels_are_written_down(tmp_path):

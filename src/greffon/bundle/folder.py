@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from greffon.bundle.manifest import LITTER, is_kind, strangers, write_manifest
+from greffon.bundle.manifest import LITTER, is_run, strangers, write_manifest
 from greffon.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,16 +24,13 @@ _log = logging.getLogger("greffon")
 
 _DAY = 24 * 3600.0
 
-Kind = Literal["run", "evaluation"]
 
-
-def check_out(out: str | Path, *, overwrite: bool = False, kind: Kind = "run") -> Path:
+def check_out(out: str | Path, *, overwrite: bool = False) -> Path:
     """Refuse a folder that could not be written at the end; what a killed process left beside it is cleared away.
 
     Args:
         out: where the folder is to be; its parents may be missing.
-        overwrite: an earlier folder of the same kind may be there.
-        kind: what is to be written.
+        overwrite: an earlier run may be there.
 
     Returns:
         The folder's absolute path.
@@ -49,11 +46,11 @@ def check_out(out: str | Path, *, overwrite: bool = False, kind: Kind = "run") -
     """
     given = Path(out).expanduser()
     if not given.name or given.name == "..":
-        raise InputError(f"{out!s} cannot be replaced by a new {kind}: give a folder inside it")
+        raise InputError(f"{out!s} cannot be replaced by a new run: give a folder inside it")
     try:
         place = given.resolve() if given.is_symlink() else given.parent.resolve() / given.name
         _clear_leftovers(place)
-        _check_place(place, kind, overwrite=overwrite)
+        _check_place(place, overwrite=overwrite)
         _check_writable(place)
     except OSError as error:
         raise InputError(f"{out!s} cannot be written to: {error.strerror or error}") from None
@@ -66,14 +63,13 @@ def check_out(out: str | Path, *, overwrite: bool = False, kind: Kind = "run") -
 
 @contextlib.contextmanager
 def new_folder(
-    out: str | Path, *, kind: Kind = "run", overwrite: bool = False, if_taken: Literal["refuse", "beside"] = "refuse"
+    out: str | Path, *, overwrite: bool = False, if_taken: Literal["refuse", "beside"] = "refuse"
 ) -> Iterator[NewFolder]:
     """A temporary folder to fill, which takes its real name when the block ends without an error.
 
     Args:
         out: its real name.
-        kind: what is written.
-        overwrite: an earlier folder of the same kind is replaced; it stays until the new one is whole.
+        overwrite: an earlier run is replaced; it stays until the new one is whole.
         if_taken: `beside`: where something else is there, take the first free name `out-2`, `out-3`, ... with a
             warning, rather than lose what took long to compute.
 
@@ -84,12 +80,12 @@ def new_folder(
         InputError: see `check_out`.
     """
     try:
-        place = check_out(out, overwrite=overwrite, kind=kind)
+        place = check_out(out, overwrite=overwrite)
     except InputError as error:
         if if_taken == "refuse":
             raise
-        place = _beside(Path(out), kind, str(error))
-    folder = NewFolder(place, kind)
+        place = _beside(Path(out), str(error))
+    folder = NewFolder(place)
     try:
         folder.temporary.mkdir(parents=True)
         yield folder
@@ -108,31 +104,30 @@ class NewFolder:
         temporary: where its files are written until it is whole.
     """
 
-    def __init__(self, place: Path, kind: Kind) -> None:
+    def __init__(self, place: Path) -> None:
         self.place = place
-        self.kind: Kind = kind
         self.temporary = place.parent / f"{_prefix(place)}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part"
 
     def finish(self, *, overwrite: bool, if_taken: Literal["refuse", "beside"]) -> None:
         """Write the manifest, bring everything to the disk, and give the folder its name."""
-        write_manifest(self.temporary, self.kind)
+        write_manifest(self.temporary)
         _sync(self.temporary)
         try:
             self._take_place(overwrite=overwrite)
         except InputError as error:
             if if_taken == "refuse":
                 raise
-            self.place = _beside(self.place, self.kind, str(error))
+            self.place = _beside(self.place, str(error))
             self._take_place(overwrite=False)
         _sync_folder(self.place.parent)
 
     def _take_place(self, *, overwrite: bool) -> None:
-        _check_place(self.place, self.kind, overwrite=overwrite)
+        _check_place(self.place, overwrite=overwrite)
         if not self.place.exists():
             self.temporary.rename(self.place)
             return
         # Neither an empty folder nor a full one is replaced by renaming on every system, so it is moved away first;
-        # `_clear_leftovers` moves it back if this process is killed between the two steps.
+        # `_clear_leftovers` ends this if the process is killed between the two steps.
         old = self.temporary.with_suffix(".old")
         self.place.rename(old)
         try:
@@ -143,24 +138,24 @@ class NewFolder:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_place(place: Path, kind: Kind, *, overwrite: bool) -> None:
+def _check_place(place: Path, *, overwrite: bool) -> None:
     if not place.exists():
         return
     if not place.is_dir():
-        raise InputError(f"{place} is a file; a {kind} is a folder: give another name")
+        raise InputError(f"{place} is a file; a run is a folder: give another name")
     if place == Path.cwd() or os.path.ismount(place):
         what = "the current folder" if place == Path.cwd() else "a mounted folder"
-        raise InputError(f"{place} is {what} and cannot be replaced by a new {kind}: give a folder inside it")
+        raise InputError(f"{place} is {what} and cannot be replaced by a new run: give a folder inside it")
     if all(path.name in LITTER for path in place.iterdir()):
         return
-    if not is_kind(place, kind):
-        raise InputError(f"{place} is not empty and is no {kind} of greffon: give a new or empty folder")
+    if not is_run(place):
+        raise InputError(f"{place} is not empty and is no run of greffon: give a new or empty folder")
     if not overwrite:
-        raise InputError(f"{place} holds a {kind} already: give another folder, or ask for it to be overwritten")
+        raise InputError(f"{place} holds a run already: give another folder, or ask for it to be overwritten")
     others = strangers(place)
     if others:
         raise InputError(
-            f"{place} holds files that are not the {kind}'s and would be lost: {', '.join(others[:5])}"
+            f"{place} holds files that are not the run's and would be lost: {', '.join(others[:5])}"
             f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}. Move them, or give another folder"
         )
 
@@ -176,14 +171,14 @@ def _check_writable(place: Path) -> None:
         pass
 
 
-def _beside(place: Path, kind: Kind, why: str) -> Path:
+def _beside(place: Path, why: str) -> Path:
     """The first free name after a taken one, with a warning."""
     for number in range(2, 1000):
         try:
-            free = check_out(place.with_name(f"{place.name}-{number}"), kind=kind)
+            free = check_out(place.with_name(f"{place.name}-{number}"))
         except InputError:
             continue
-        _log.warning("%s. The %s is written to %s instead", why, kind, free)
+        _log.warning("%s. The run is written to %s instead", why, free)
         return free
     raise InputError(why)
 

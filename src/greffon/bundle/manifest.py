@@ -18,6 +18,7 @@ import greffon
 from greffon.errors import InputError
 
 MANIFEST = "manifest.json"
+_KIND = "greffon run"
 FORMAT_VERSION = 1
 """To be raised when an older Greffon would misread what this one writes."""
 
@@ -30,19 +31,17 @@ class Manifest:
     """What a folder is and holds.
 
     Attributes:
-        kind: `run` or `evaluation`.
         format_version: of the folder's layout.
         greffon: version that wrote it.
         files: SHA-256 as 64 hex digits, by file name.
     """
 
-    kind: str
     format_version: int
     greffon: str
     files: dict[str, str]
 
 
-def write_manifest(folder: Path, kind: str) -> None:
+def write_manifest(folder: Path) -> None:
     """Write down what lies in a folder; to be called when everything else does."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -51,31 +50,30 @@ def write_manifest(folder: Path, kind: str) -> None:
     }
     write_json(
         folder / MANIFEST,
-        {"kind": f"greffon {kind}", "format_version": FORMAT_VERSION, "greffon": greffon.__version__, "files": files},
+        {"kind": _KIND, "format_version": FORMAT_VERSION, "greffon": greffon.__version__, "files": files},
     )
 
 
-def read_manifest(folder: Path, kind: str) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest.
 
     Raises:
-        InputError: the folder is none of this kind, or a newer Greffon wrote it.
+        InputError: the folder is no run, or a newer Greffon wrote it.
     """
     try:
         values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         found = str(values["kind"])
         manifest = Manifest(
-            found.removeprefix("greffon "),
             int(values["format_version"]),
             str(values["greffon"]),
             {str(name): str(file["sha256"]) for name, file in values["files"].items()},
         )
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is no {kind} of greffon: it has no {MANIFEST}{_instead(folder)}") from None
+        raise InputError(f"{folder} is no run of greffon: it has no {MANIFEST}{_instead(folder)}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / MANIFEST}: cannot be read: {error!r}") from None
-    if found != f"greffon {kind}":
-        raise InputError(f"{folder} must be a {kind} of greffon, got {found!r}")
+    if found != _KIND:
+        raise InputError(f"{folder} must be a run of greffon, got {found!r}")
     if manifest.format_version > FORMAT_VERSION:
         raise InputError(
             f"{folder} was written by greffon {manifest.greffon} (format {manifest.format_version}); greffon "
@@ -84,13 +82,13 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     return manifest
 
 
-def is_kind(folder: Path, kind: str) -> bool:
-    """Whether a folder is of this kind, whichever version wrote it."""
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run, whichever version wrote it."""
     try:
         values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and values.get("kind") == f"greffon {kind}"
+    return isinstance(values, dict) and values.get("kind") == _KIND
 
 
 def strangers(folder: Path) -> list[str]:

@@ -26,6 +26,7 @@ _FILES = (
     "classes.json",
     "freeze.json",
     "history.csv",
+    "left_out.csv",
     "model.keras",
     "preprocessing.json",
     "recipe.yaml",
@@ -88,6 +89,13 @@ class Bundle:
         return pl.read_parquet(io.BytesIO(self.file("split.parquet").read_bytes()))
 
     @cached_property
+    def left_out(self) -> pl.DataFrame:
+        """One row per file that was not used: path, state, reason."""
+        import polars as pl
+
+        return pl.read_csv(self.file("left_out.csv"), infer_schema=False)
+
+    @cached_property
     def table(self) -> pl.DataFrame:
         """Predictions for the validation pictures; see `greffon.evaluation.table`."""
         from greffon.evaluation.table import read_table
@@ -139,7 +147,7 @@ def read_bundle(run: str | Path) -> Bundle:
         InputError: it is no run, a file is missing or was changed, or a newer Greffon wrote it.
     """
     path = Path(run).expanduser()
-    manifest = read_manifest(path, "run")
+    manifest = read_manifest(path)
     missing = [name for name in _FILES if name not in manifest.files or not (path / name).is_file()]
     if missing:
         raise InputError(

@@ -7,6 +7,7 @@
 | preprocessing.json | how a picture file becomes the model's input, and what the model does to it inside |
 | recipe.yaml | every option; the same training again |
 | split.parquet | one row per picture: path, hash, label, and the side of the split that it was on |
+| left_out.csv | one row per file that was not used, and why |
 | history.csv | one row per epoch |
 | validation.parquet | one row per validation picture, with its probabilities |
 | freeze.json | the freeze rules, and every trainable flag (a .keras file does not keep those of single variables) |
@@ -28,8 +29,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import greffon
+from greffon.bundle import manifest
 from greffon.bundle.folder import check_out, new_folder
-from greffon.bundle.manifest import is_kind, write_json
+from greffon.bundle.manifest import write_json
 from greffon.bundle.portable import check_model
 from greffon.errors import InputError
 from greffon.evaluation.table import check_class_names, class_names_of, has_several_labels, write_table
@@ -60,8 +62,8 @@ class BundleContents:
         image_size: side of the pictures that it was trained on, in pixels.
         resize: how a picture became square: `crop`, `stretch` or `pad`.
         recipe: what it was trained by.
-        split: one row per picture that can be used, as in `Catalog.ok`: the columns `path`, `hash`, `label` and `split`
-            (`train`, `val` or `test`); others are kept as well.
+        split: the catalog's table after the split: the columns `path`, `hash`, `label` and `split` (`train`, `val` or
+            `test`), and `state` and `reason` where there are files that were left out; others are kept as well.
         history: one row per epoch, with the columns `stage` and `epoch`; the others are numbers.
         validation: predictions for the validation pictures, from `prediction_table`.
         record: what else is to be known of the run: times, counts of the trunk, proof of freezing, ...
@@ -104,14 +106,16 @@ def write_bundle(
     """
     names = _check_contents(contents)
     notes = [*contents.notes, *check_model(contents.model)]
-    with new_folder(out, kind="run", overwrite=overwrite, if_taken=if_taken) as folder:
+    with new_folder(out, overwrite=overwrite, if_taken=if_taken) as folder:
         place = folder.temporary
         _save_model(contents.model, place / "model.keras")
         several = has_several_labels(contents.validation)
         write_json(place / "classes.json", {"class_names": names, "several_labels": several})
         write_json(place / "preprocessing.json", _preprocessing(contents))
         (place / "recipe.yaml").write_text(contents.recipe.to_yaml(), encoding="utf-8", newline="\n")
-        contents.split.write_parquet(place / "split.parquet")
+        used, left_out = _by_use(contents.split)
+        used.write_parquet(place / "split.parquet")
+        left_out.write_csv(place / "left_out.csv")
         contents.history.write_csv(place / "history.csv")
         write_table(contents.validation, place / "validation.parquet")
         write_json(place / "freeze.json", _freeze(contents.model))
@@ -121,7 +125,7 @@ def write_bundle(
 
 def is_run(path: str | Path) -> bool:
     """Whether a path is a run's folder, whichever version of Greffon wrote it."""
-    return is_kind(Path(path), "run")
+    return manifest.is_run(Path(path))
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -158,10 +162,21 @@ def _check_contents(contents: BundleContents) -> list[str]:
         missing = [column for column in wanted if column not in table.columns]
         if missing:
             raise InputError(f"the {what} must have the columns {', '.join(wanted)}; {', '.join(missing)} is missing")
-    sides = set(contents.split["split"]) - {"train", "val", "test"}
+    sides = set(_by_use(contents.split)[0]["split"]) - {"train", "val", "test"}
     if sides:
         raise InputError(f"every picture of the split must be on one of its sides train, val and test, got {sides}")
     return names
+
+
+def _by_use(split: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The pictures that were used, and which files were not and why."""
+    import polars as pl
+
+    columns = ("path", "state", "reason")
+    if not set(columns) <= set(split.columns):
+        return split, pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    used = pl.col("state") == "ok"
+    return split.filter(used).drop("state", "reason"), split.filter(~used).select(columns)
 
 
 def _save_model(model: Any, file: Path) -> None:
