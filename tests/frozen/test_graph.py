@@ -85,10 +85,19 @@ def test_dictionaries_of_inputs_and_outputs():
 
 def test_nested_model_called_with_a_dictionary_by_name():
     p, q = keras.Input((3,), name="p"), keras.Input((3,), name="q")
-    nested = keras.Model([q, p], layers.Subtract()([q, p]), name="nested")
+    nested = keras.Model([q, p], layers.Subtract(name="subtract")([q, p]), name="nested")
     a, b = keras.Input((3,)), keras.Input((3,))
     model = keras.Model([a, b], nested({"p": b, "q": a}))
     assert [node.path for node in flatten(model).nodes] == ["nested/subtract"]
+    assert_same_output(model, [numbers(2, 3), numbers(2, 3, seed=1)])
+
+
+def test_nested_model_of_several_inputs_is_unfolded():
+    p, q = keras.Input((3,)), keras.Input((3,))
+    nested = keras.Model([q, p], layers.Subtract(name="subtract")([q, p]), name="nested")
+    a, b = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model([a, b], nested([layers.Dense(3, name="dense")(b), a]))
+    assert [node.path for node in flatten(model).nodes] == ["dense", "nested/subtract"]
     assert_same_output(model, [numbers(2, 3), numbers(2, 3, seed=1)])
 
 

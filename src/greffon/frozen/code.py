@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-_PLAIN = (str, bytes, int, float, complex, bool, tuple)
+_PLAIN = (str, bytes, int, float, complex, bool)
 
 
 def described_code(thing: Any) -> str:
@@ -47,7 +47,10 @@ class _Walk:
     def visit(self, thing: Any, name: str = "") -> None:
         if thing is None:
             return
-        if isinstance(thing, _PLAIN):
+        if isinstance(thing, tuple | list):
+            for item in thing:
+                self.visit(item, name)
+        elif isinstance(thing, _PLAIN):
             self.parts.append((name, _stable(thing)))
         elif hasattr(thing, "__array__") and not isinstance(thing, type):  # a constant of NumPy's or of the backend's
             array = np.asarray(thing)
@@ -105,4 +108,4 @@ def _stable(value: Any) -> Any:
         return [_stable(item) for item in value]
     if isinstance(value, frozenset):
         return sorted(repr(item) for item in value)
-    return value if value is None or isinstance(value, _PLAIN) else repr(type(value))
+    return value if value is None or value is Ellipsis or isinstance(value, _PLAIN) else repr(type(value))

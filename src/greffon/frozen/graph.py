@@ -238,7 +238,7 @@ class _Flattener:
 
     def _call(self, call: Any, args: Any, kwargs: dict[str, Any], prefix: str) -> list[int]:
         operation = call.operation
-        kwargs = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
+        kwargs = {name: value for name, value in kwargs.items() if name != "training" and not _is_absent(value)}
         inputs = [leaf.tensor for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Ref)]
         path = prefix + operation.name
         inner = _functional(operation) if _unfolds(operation) else None
@@ -271,6 +271,12 @@ class _Flattener:
             lambda leaf: self.specs[leaf.tensor] if isinstance(leaf, Ref) else leaf, (args, kwargs)
         )
         return list(keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs)))
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether an argument is None, or a structure of nothing else: Keras notes down masks that are not there."""
+    leaves = keras.tree.flatten(value)
+    return bool(leaves) and all(leaf is None for leaf in leaves)
 
 
 def _unfolds(operation: Any) -> bool:
