@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greffon.errors import GreffonError, InputError
-from greffon.frozen import environment, store
+from greffon.frozen import environment, store, transaction
 from greffon.frozen.folder import network_filesystem
 from greffon.frozen.records import disk_bytes
 from greffon.frozen.store import ActivationStore
@@ -262,7 +262,7 @@ def test_an_emptied_trunk_may_get_other_tensors(opened):
 
 
 def test_clearing_one_trunk_keeps_the_others(opened, monkeypatch):
-    monkeypatch.setattr(store, "_MOST_DELETED", 3)
+    monkeypatch.setattr(transaction, "MOST_DELETED", 3)
     one, other = opened.trunk(TRUNK), opened.trunk(b"u" * 16)
     one.put_many(keys(*range(10)), (rows(*range(10)),))
     other.put_many(keys(1), (rows(1),))

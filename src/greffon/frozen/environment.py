@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
@@ -19,7 +18,7 @@ from greffon.errors import GreffonError
 from greffon.frozen.folder import erase as erase_files
 from greffon.frozen.folder import mark_in_use
 from greffon.frozen.gate import Gate
-from greffon.frozen.records import Meta
+from greffon.frozen.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,56 +36,6 @@ _DAMAGED = (
     lmdb.VersionMismatchError,
     lmdb.IncompatibleError,
 )
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """A transaction with the store's two tables: `entries` (records by trunk and sample), `trunks` (their `Meta`).
-
-    What `get` returns lies in the map and must be copied before the transaction ends.
-    """
-
-    raw: Any
-    entries: Any
-    trunks: Any
-    page_bytes: int
-
-    def get(self, key: bytes) -> memoryview | None:
-        """A record."""
-        return self.raw.get(key, db=self.entries)
-
-    def has(self, key: bytes) -> bool:
-        """Whether there is a record; does not read it."""
-        return self.cursor().set_key(key)
-
-    def put(self, key: bytes, record: Any) -> None:
-        """Write a record, over an old one if there is one."""
-        self.raw.put(key, record, db=self.entries)
-
-    def delete(self, key: bytes) -> bool:
-        """Delete a record; whether there was one."""
-        return self.raw.delete(key, db=self.entries)
-
-    def cursor(self) -> Any:
-        """A cursor over the records."""
-        return self.raw.cursor(db=self.entries)
-
-    def metas(self) -> list[tuple[bytes, Meta]]:
-        """Every trunk, the least recently used first."""
-        rows = [(bytes(key), Meta.load(value)) for key, value in self.raw.cursor(db=self.trunks)]
-        return sorted(rows, key=lambda row: row[1].last_used)
-
-    def meta(self, digest: bytes) -> Meta | None:
-        """One trunk."""
-        text = self.raw.get(digest, db=self.trunks)
-        return None if text is None else Meta.load(text)
-
-    def set_meta(self, digest: bytes, meta: Meta) -> None:
-        """Write a trunk's row; one without records loses it."""
-        if meta.entries:
-            self.raw.put(digest, meta.dump(), db=self.trunks)
-        else:
-            self.raw.delete(digest, db=self.trunks)
 
 
 class Environment:

@@ -14,6 +14,7 @@ from greffon.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 KEY_BYTES = 16
 CHECKSUM_BYTES = 8
@@ -38,6 +39,27 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{np.dtype(self.dtype).name} {'x'.join(map(str, self.shape)) or 'scalar'}"
+
+
+@dataclass(frozen=True)
+class TrunkInfo:
+    """What the store keeps for one trunk.
+
+    Attributes:
+        digest: of the trunk, 16 bytes.
+        label: for people, such as "thin, cut after conv5_block2_out, float16, 224 px".
+        entries: samples kept.
+        size_bytes: that these take on the disk.
+        last_used: when somebody last read or wrote them, in UTC, to ten minutes.
+        tensors: shape and dtype of each tensor of a record.
+    """
+
+    digest: bytes
+    label: str
+    entries: int
+    size_bytes: int
+    last_used: datetime
+    tensors: tuple[TensorSpec, ...]
 
 
 @dataclass

@@ -6,12 +6,10 @@ the sample (its content and view). A record is there whole or not at all, whatev
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import threading
 import warnings
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,43 +18,22 @@ import lmdb
 
 from greffon.errors import GreffonError, InputError
 from greffon.frozen import environment as shared
-from greffon.frozen.environment import Environment, Transaction
 from greffon.frozen.folder import network_filesystem
-from greffon.frozen.records import KEY_BYTES, TensorSpec, checked_key
+from greffon.frozen.records import TrunkInfo, checked_key
 from greffon.frozen.stored_trunk import StoredTrunk
+from greffon.frozen.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from greffon.frozen.environment import Environment
     from greffon.frozen.records import Meta
 
 _T = TypeVar("_T")
 
 _MOST_BYTES = 20 * 10**9
-_MOST_DELETED = 4096  # entries that one transaction deletes
 _MAP_SLACK_BYTES = 256 * 2**20  # a file is never without gaps
 _DELETING_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class TrunkInfo:
-    """What the store keeps for one trunk.
-
-    Attributes:
-        digest: of the trunk, 16 bytes.
-        label: for people, such as "thin, cut after conv5_block2_out, float16, 224 px".
-        entries: samples kept.
-        size_bytes: that these take on the disk.
-        last_used: when somebody last read or wrote them, in UTC, to ten minutes.
-        tensors: shape and dtype of each tensor of a record.
-    """
-
-    digest: bytes
-    label: str
-    entries: int
-    size_bytes: int
-    last_used: datetime
-    tensors: tuple[TensorSpec, ...]
 
 
 class ActivationStore:
@@ -151,7 +128,7 @@ class ActivationStore:
         if gone != set(kept) or not environment.reopen(erase=True):
             try:
                 for digest in gone:
-                    while self.write(lambda t, digest=digest: delete_some(t, digest), deletes=True):  # type: ignore[misc]
+                    while self.write(lambda t, digest=digest: t.delete_some(digest), deletes=True):  # type: ignore[misc]
                         pass
             except lmdb.Error as error:
                 raise GreffonError(f"the activation store {self.path} cannot be cleared: {error}") from error
@@ -249,7 +226,7 @@ class ActivationStore:
             excess = sum(meta.size_bytes for _, meta in metas) + need - self.limit_bytes
             excess = max(excess, need - freed) if at_once else excess
             others = [digest for digest, _ in metas if digest != keep]
-            return delete_some(transaction, others[0], enough=excess) if excess > 0 and others else 0
+            return transaction.delete_some(others[0], enough=excess) if excess > 0 and others else 0
 
         while done := self.write(work, deletes=True):
             freed += done
@@ -262,9 +239,9 @@ class ActivationStore:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"activations are computed again instead of kept: the store {self.path} cannot be used: {self.problem}. "
-                "Expected a folder on a local, writable disk with room; the environment variable GREFFON_CACHE "
-                "names another one",
+                f"activations are computed again instead of kept: the store {self.path} cannot be used: "
+                f"{self.problem}. Expected a folder on a local, writable disk with room; the environment variable "
+                "GREFFON_CACHE names another one",
                 stacklevel=4,
             )
 
@@ -299,27 +276,6 @@ class ActivationStore:
                 unusable = current is None and self.problem is not None
                 self._environment = None if unusable else self._acquire()
             return self._environment
-
-
-def delete_some(transaction: Transaction, digest: bytes, *, enough: float = math.inf) -> int:
-    """Delete a batch of a trunk's records, or as many as free `enough` bytes; returns the bytes freed."""
-    meta = transaction.meta(digest)
-    if meta is None:
-        return 0
-    each = max(1, meta.size_bytes // meta.entries)
-    most = min(_MOST_DELETED, math.ceil(min(enough, meta.size_bytes) / each))
-    cursor = transaction.cursor()
-    deleted = 0
-    while deleted < most and cursor.set_range(digest) and bytes(cursor.key()[:KEY_BYTES]) == digest:
-        cursor.delete()
-        deleted += 1
-    all_gone = deleted < most or deleted >= meta.entries
-    freed = meta.size_bytes if all_gone else deleted * each
-    meta.entries = 0 if all_gone else meta.entries - deleted
-    meta.size_bytes -= freed
-    meta.evicted += deleted
-    transaction.set_meta(digest, meta)
-    return freed
 
 
 def _default_path() -> Path:

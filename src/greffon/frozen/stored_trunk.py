@@ -23,15 +23,15 @@ from greffon.frozen.records import (
     specs_of,
     unpack,
 )
+from greffon.frozen.transaction import MOST_DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from greffon.frozen.environment import Transaction
     from greffon.frozen.store import ActivationStore
+    from greffon.frozen.transaction import Transaction
 
 _MOST_WRITTEN = 64 * 2**20  # bytes that one transaction writes
-_MOST_DELETED = 4096  # entries that one transaction deletes
 _TOUCH_SECONDS = 600.0  # a trunk is marked as used at most so often
 
 
@@ -163,8 +163,8 @@ class StoredTrunk:
         if not self.store.can_write():
             return 0
         try:
-            for start in range(0, len(whole), _MOST_DELETED):
-                part = whole[start : start + _MOST_DELETED]
+            for start in range(0, len(whole), MOST_DELETED):
+                part = whole[start : start + MOST_DELETED]
                 deleted += self.store.write(lambda t, part=part: self._delete(t, part), deletes=True)  # type: ignore[misc]
         except lmdb.Error as error:
             self.store.set_problem(str(error))
