@@ -66,6 +66,15 @@ def test_long_lines_are_one_line_in_a_pipe():
     assert file.getvalue().count("\n") == 1
 
 
+def test_tables_and_results_are_not_folded_in_a_pipe():
+    reporter, file = piped()
+    table = Table("layer", "what it is")
+    table.add_row("conv5_block3_out", "word " * 40)
+    reporter.stage("head", 1, 1, table)
+    reporter.summary("word " * 40)
+    assert len([line for line in file.getvalue().splitlines() if "word" in line]) == 2
+
+
 def test_a_pipe_gets_a_line_only_now_and_then():
     reporter, file = piped(every=3600)
     with reporter.bar("trunk", total=1000) as advance:
@@ -198,6 +207,18 @@ def test_a_notebook_shows_each_thing_once(notebook, capsys):
     reporter.note("once")
     assert sum("once" in cell for cell in notebook.cells) == 1
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_shows_a_tables_own_html(notebook):
+    class Html:
+        def _repr_html_(self):
+            return "<table>its own</table>"
+
+    reporter = ConsoleReporter(Console(force_jupyter=True))
+    reporter.stage("head", 1, 1, Html())
+    reporter.show(Html())
+    reporter.summary(Html())
+    assert notebook.cells.count("<table>its own</table>") == 3
 
 
 def test_a_notebook_bar_is_updated_in_place(notebook, monkeypatch):

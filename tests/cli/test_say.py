@@ -9,7 +9,7 @@ from greffon.say import say
 
 def test_a_line_is_printed_as_it_is_and_logged(capsys, caplog):
     caplog.set_level(logging.INFO, logger="greffon")
-    line = "trunk: [bold]1,000[/bold] pictures " + "and so on " * 30
+    line = "trunk: [bold]1,000[/bold] pictures " + "and so on, " * 30 + "until the end"
     say(line)
     assert capsys.readouterr().out == line + "\n"
     assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [

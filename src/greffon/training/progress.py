@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import get_console
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 Advance = Callable[[int], None]
 
@@ -106,8 +107,13 @@ class ConsoleReporter(Reporter):
         self._line(Text.assemble(("warning: ", "yellow"), text))
 
     def show(self, renderable: RenderableType) -> None:
-        """A table or other Rich renderable."""
-        self.console.print(renderable)
+        """A table or other Rich renderable; in a notebook as its own HTML where it has one."""
+        if self.console.is_jupyter and hasattr(renderable, "_repr_html_"):
+            from IPython.display import display
+
+            display(renderable)
+        else:
+            self._unfolded().print(renderable)
 
     @contextmanager
     def bar(self, name: str, *, total: int | None, unit: str = "pictures") -> Iterator[Advance]:
@@ -133,7 +139,7 @@ class ConsoleReporter(Reporter):
         self.console.print()
         self._line(Text.assemble(f"stage {index} of {count}: ", (name, "bold")))
         if table is not None:
-            self.console.print(table)
+            self.show(table)
 
     def epoch(self, stage: str, epoch: int, epochs: int, logs: Mapping[str, float], best: bool) -> None:
         """One line of a table whose columns are the losses and metrics."""
@@ -150,7 +156,13 @@ class ConsoleReporter(Reporter):
     def summary(self, renderable: RenderableType) -> None:
         """What came out, after an empty line."""
         self.console.print()
-        self.console.print(renderable)
+        self.show(renderable)
+
+    def _unfolded(self) -> Console:
+        """The console; a pipe has no width that a table had to fit into, so there one row is one line."""
+        if self.console.is_terminal or self.console.is_jupyter:
+            return self.console
+        return Console(file=self.console.file, width=_NO_WIDTH, highlight=False)
 
     def _line(self, text: Text) -> None:
         self.console.print(text, soft_wrap=True)
@@ -200,6 +212,7 @@ class ConsoleReporter(Reporter):
 
 
 _WIDTH = 8  # of a number in the epoch table
+_NO_WIDTH = 10_000  # characters
 _NOTEBOOK_PAUSE = 0.3  # seconds between two updates of a cell's output
 
 
