@@ -114,10 +114,22 @@ def test_odd_margin_of_pad_is_at_the_right_and_the_bottom():
     assert (padded[..., 0] == 255).all(axis=1).tolist() == [True] * 2 + [False] * 5 + [True] * 3
 
 
-def test_large_picture_averaged_first_agrees_with_one_pass():
-    image = scene(1500, 1100)
-    pixels = decode(encoded(image, "PNG", compress_level=1), 64, "crop")
-    assert_close(pixels, reference(image, 64), 3)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("make", ["rgb", "palette-alpha", "rgba", "grey", "16-bit", "cmyk"])
+def test_large_picture_averaged_in_strips_agrees_with_one_pass(make, rule, monkeypatch):
+    from greffon.pictures import resize
+
+    monkeypatch.setattr(resize, "STRIP", 20_000)
+    image = scene(701, 503)
+    if make == "16-bit":
+        grey = np.asarray(image.convert("L"))
+        image, plain = Image.fromarray(grey.astype(np.uint16) * 257), Image.fromarray(grey)
+    else:
+        image = plain = LOSSLESS[make][0](image)
+    data = encoded(image, "TIFF" if make == "cmyk" else "PNG", compress_level=1)
+    assert_close(decode(data, 32, rule), reference(plain, 32, rule), 3)
+    monkeypatch.setattr(resize, "REDUCING_GAP", 10_000)  # one pass over the whole picture
+    assert_close(decode(data, 32, rule), reference(plain, 32, rule), 3 if make == "cmyk" else 1)
 
 
 @pytest.mark.parametrize(("size", "rule"), [(0, "crop"), (-3, "crop"), (2.5, "crop"), (True, "crop"), (32, "corp")])
@@ -367,7 +379,7 @@ def test_32_bit_integers(values, expected):
         ([0.0, 100.0, 255.0], [0, 100, 255]),
         ([-1.0, 0.0, 1.0], [0, 128, 255]),
         ([0.0, 1e6], [0, 255]),
-        ([float("nan"), 0.5, 1.0], [128, 128, 255]),
+        ([float("nan"), 0.5, 1.0], [0, 128, 255]),
         ([float("-inf"), 0.0, 1.0, float("inf")], [0, 0, 255, 0]),
     ],
 )

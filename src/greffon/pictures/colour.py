@@ -10,9 +10,13 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from greffon.errors import DataError
+from greffon.pictures.resize import strips
 
 ICC_NOISE = 2
 """An ICC profile that changes no colour by more than this (of 255) is sRGB, and is left out."""
+
+Levels = tuple[float, float]
+"""Values that are black and white."""
 
 _WHITE = 255
 
@@ -22,21 +26,44 @@ _OPAQUE = {"1": "L", "P": "RGB", "RGBX": "RGB", "HSV": "RGB"}
 _PROFILE_SPACES = {"L": ("GRAY",), "RGB": ("RGB ",), "CMYK": ("CMYK",)}
 
 
-def resizable(image: Image.Image) -> Image.Image:
-    """`image` in a mode whose numbers can be averaged: L, RGB, CMYK, YCbCr or LAB; where transparent, on white.
+def levels_of(image: Image.Image) -> Levels | None:
+    """Which values are black and white in an image of more than 8 bits; None for the others.
 
-    1-bit becomes grey, palettes are looked up, and more than 8 bits are scaled to 8. Raises `DataError` for floats
-    without a single number in them.
+    16-bit integers have their own range. 32-bit integers have that of 8 or 16 bits if all of them are in it, floats
+    that of 0..1 or 0..255; what is in none of these has the range of its own values.
+
+    Raises:
+        DataError: floats of which none is a number.
+    """
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    if image.mode == "I":
+        low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
+        usual = (255.0, 65535.0)
+    elif image.mode == "F":
+        low, high = _finite_extrema(image)
+        usual = (1.0, 255.0)
+    else:
+        return None
+    fitting = [white for white in usual if low >= 0 and high <= white]
+    return (0.0, fitting[0]) if fitting else (low, high)
+
+
+def resizable(image: Image.Image, levels: Levels | None) -> Image.Image:
+    """`image`, or some rows of it, in a mode whose numbers can be averaged; where it is transparent, on white.
+
+    That is L, RGB, CMYK, YCbCr or LAB, and F for more than 8 bits, in which what is not a number becomes black.
     """
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     mode = image.mode
-    if mode.startswith("I;16"):
-        return _from_16_bit(image)
-    if mode == "I":
-        return _scaled(image.convert("F"), *_integer_range(image))
-    if mode == "F":
-        return _from_float(image)
+    if levels is not None:
+        transparent = image.info.get("transparency")
+        values = image.convert("F")
+        if isinstance(transparent, int):
+            opaque = np.where(np.asarray(values) == transparent, 0, 255).astype(np.uint8)
+            values = Image.composite(values, Image.new("F", values.size, levels[1]), Image.fromarray(opaque))
+        return values if mode != "F" else _without_nan(values, levels[0])
     if mode in _TRANSPARENT and image.has_transparency_data:
         return _on_white(image.convert(_TRANSPARENT[mode]))
     return image.convert(_OPAQUE[mode]) if mode in _OPAQUE else image
@@ -48,8 +75,10 @@ def _on_white(image: Image.Image) -> Image.Image:
     return ground
 
 
-def to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
+def to_srgb(colours: Image.Image, levels: Levels | None, profile: bytes | None) -> Image.Image:
     """RGB (sRGB) of an image that `resizable` made, through `profile` (ICC) where that can be used."""
+    if levels is not None:
+        colours = _scaled(colours, levels)
     if colours.mode == "YCbCr":
         colours = colours.convert("RGB")
     if profile and colours.mode != "LAB":
@@ -86,40 +115,27 @@ def _probe(mode: str) -> Image.Image:
     return Image.frombytes(mode, (grid.shape[1], 1), grid.tobytes())
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    grey = _scaled(image.convert("F") if image.mode == "I;16" else image.convert("I").convert("F"), 0, 65535)
-    transparent = image.info.get("transparency")
-    if not isinstance(transparent, int):
-        return grey
-    alpha = np.where(np.asarray(image.convert("I")) == transparent, 0, 255).astype(np.uint8)
-    return _on_white(Image.merge("LA", (grey, Image.fromarray(alpha))))
+def _finite_extrema(image: Image.Image) -> Levels:
+    lows, highs = [], []
+    for _, piece in strips(image):
+        values = np.asarray(piece)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            lows.append(float(finite.min()))
+            highs.append(float(finite.max()))
+    if not lows:
+        raise DataError("holds floats of which none is a number")
+    return min(lows), max(highs)
 
 
-def _integer_range(image: Image.Image) -> tuple[float, float]:
-    """Black and white of 32-bit integers: the range of 8 or 16 bits if all values are in it, else their own."""
-    low, high = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
-    if low >= 0:
-        for white in (255, 65535):
-            if high <= white:
-                return 0, white
-    return low, high
-
-
-def _from_float(image: Image.Image) -> Image.Image:
-    """Floats within 0..1 or 0..255 have that range, others their own; what is not a number becomes black."""
+def _without_nan(image: Image.Image, black: float) -> Image.Image:
     values = np.asarray(image)
     finite = np.isfinite(values)
-    if not finite.any():
-        raise DataError("holds floats of which none is a number")
-    low, high = float(values[finite].min()), float(values[finite].max())
-    if not finite.all():
-        image = Image.fromarray(np.where(finite, values, np.float32(low)))
-    if low >= 0 and high <= 255:
-        low, high = 0.0, 1.0 if high <= 1 else 255.0
-    return _scaled(image, low, high)
+    return image if finite.all() else Image.fromarray(np.where(finite, values, np.float32(black)))
 
 
-def _scaled(image: Image.Image, black: float, white: float) -> Image.Image:
+def _scaled(image: Image.Image, levels: Levels) -> Image.Image:
     """Floats to 8-bit grey, rounded; Pillow's own conversion would clip them and cut the fraction off."""
+    black, white = levels
     scale = 255 / (white - black) if white > black else 0.0
     return image.point(lambda value: value * scale + (0.5 - black * scale)).convert("L")

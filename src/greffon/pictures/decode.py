@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from greffon.errors import DataError, InputError
-from greffon.pictures.colour import resizable, to_srgb
+from greffon.pictures.colour import levels_of, resizable, to_srgb
 from greffon.pictures.opened import MAX_PIXELS, Source, opened
 from greffon.pictures.resize import ResizeRule, check_rule, crop_loss, pad, plan, shrink, turn
 
@@ -197,8 +197,9 @@ def _finish(
     orientation: int,
     profile: bytes | None,
 ) -> np.ndarray:
-    resized = shrink(resizable(image), plan(width, height, size, rule))
-    pixels = turn(np.asarray(to_srgb(resized, profile)), orientation)
+    levels = levels_of(image)
+    resized = shrink(image, plan(width, height, size, rule), lambda rows: resizable(rows, levels))
+    pixels = turn(np.asarray(to_srgb(resized, levels, profile)), orientation)
     return pad(pixels, size) if rule == "pad" else np.array(pixels, order="C")
 
 

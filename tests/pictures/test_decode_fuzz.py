@@ -1,0 +1,179 @@
+"""Damaged files end as pixels or as a DataError: no other exception, no crash, no endless loop, no flood of memory.
+
+Run as a program (`python test_decode_fuzz.py COUNT SEED`) it prints how many of each there were, and the peak memory
+in megabytes: in a process of its own, a crash is a failed test and not the end of all of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image, features
+
+from greffon.errors import DataError
+from greffon.pictures.decode import crop_loss, decode, read_size
+
+SIZE = 32
+LIMIT = 500
+"""Megabytes that the process may reach at its peak."""
+
+
+def seeds():
+    """One small file of every kind, with metadata where the kind has any."""
+    rng = np.random.default_rng(3)
+    rgb = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((60, 45))
+    rgba = rgb.convert("RGBA")
+    rgba.putalpha(rgb.convert("L"))
+    exif = Image.Exif()
+    exif.update({0x0112: 6, 0x010F: "Maker", 0x011A: 72.0})
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
+    grey16 = Image.fromarray(np.linspace(0, 65535, 60 * 45).reshape(45, 60).astype(np.uint16))
+    floats = Image.fromarray(np.linspace(0, 1, 60 * 45, dtype=np.float32).reshape(45, 60))
+    palette = rgb.quantize(32)
+    palette.info["transparency"] = 3
+    frames = {"save_all": True, "append_images": [rgb.rotate(90), rgb.rotate(180)]}
+    kinds = [
+        (rgb, "JPEG", {"exif": exif}),
+        (rgb, "JPEG", {"progressive": True}),
+        (rgb.resize((200, 150)), "JPEG", {"restart_marker_rows": 1}),
+        (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb, "MPO", {"exif": exif}),
+        (rgb, "PNG", {"exif": exif}),
+        (rgba, "PNG", {}),
+        (palette, "PNG", {}),
+        (grey16, "PNG", {}),
+        (rgb.convert("1"), "PNG", {}),
+        (rgb, "PNG", frames),
+        (rgb, "GIF", frames),
+        (palette, "GIF", {}),
+        (rgb, "WEBP", {"exif": exif}),
+        (rgba, "WEBP", {"lossless": True}),
+        (rgb, "WEBP", frames),
+        (rgb, "BMP", {}),
+        (palette, "BMP", {}),
+        (rgb, "TIFF", {"exif": exif}),
+        (rgb, "TIFF", {"compression": "tiff_lzw"}),
+        (rgba, "TIFF", {"compression": "tiff_deflate"}),
+        (rgb.convert("1"), "TIFF", {"compression": "group4"}),
+        (rgb, "TIFF", {"compression": "jpeg"}),
+        (rgb.convert("CMYK"), "TIFF", {}),
+        (floats, "TIFF", {}),
+        (grey16, "TIFF", {}),
+        (rgb, "PPM", {}),
+        (rgb, "JPEG2000", {}),
+    ]
+    if features.check("avif"):
+        kinds.append((rgb, "AVIF", {"exif": exif}))
+    files = []
+    for image, file_format, options in kinds:
+        file = io.BytesIO()
+        image.save(file, file_format, **options)
+        files.append(file.getvalue())
+    return files
+
+
+def mutated(data, rng):
+    """The file with one to three faults: bits, bytes, numbers, cuts, doubled, missing and exchanged pieces."""
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        if len(data) < 8:
+            break
+        # Headers are where a single byte changes everything.
+        reach = len(data) if rng.random() < 0.5 else min(len(data), 120)
+        at, length = rng.randrange(reach), rng.randrange(1, 64)
+        match rng.randrange(8):
+            case 0:
+                data[at] ^= 1 << rng.randrange(8)
+            case 1:
+                data[at] = rng.choice([0, 1, 127, 128, 255])
+            case 2:
+                data[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xff\xff"])
+            case 3:
+                del data[rng.randrange(len(data)) :]
+            case 4:
+                del data[at : at + length]
+            case 5:
+                data[at:at] = data[at : at + length]
+            case 6:
+                data[at : at + length] = rng.randbytes(length)
+            case 7:
+                other = rng.randrange(len(data))
+                data[at : at + length] = data[other : other + length]
+    return bytes(data)
+
+
+def attempt(data, rule):
+    """`picture` or `error`; anything else is raised."""
+    try:
+        width, height = read_size(data)
+        assert width >= 1
+        assert height >= 1
+        assert 0 <= crop_loss(width, height) < 1
+    except DataError:
+        pass
+    try:
+        pixels = decode(data, SIZE, rule)
+    except DataError as error:
+        assert "object at 0x" not in str(error)
+        return "error"
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (SIZE, SIZE, 3)
+    return "picture"
+
+
+def run(count, seed):
+    """Decode `count` damaged files; how many became what."""
+    rng = random.Random(seed)
+    files = seeds()
+    ends = {"picture": 0, "error": 0}
+    for number in range(count):
+        data = mutated(files[number % len(files)], rng)
+        try:
+            ends[attempt(data, ("crop", "stretch", "pad")[number % 3])] += 1
+        except Exception as error:
+            raise AssertionError(f"file {number} of seed {seed} ended as {type(error).__name__}") from error
+    return ends
+
+
+def peak_megabytes():
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def test_a_sample_of_damaged_files():
+    ends = run(203, seed=1)
+    assert ends["picture"] > 20
+    assert ends["error"] > 20
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("seed", range(5))
+def test_damaged_files_in_a_process_of_their_own(seed):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(Path(__file__)), "1000", str(100 + seed)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["picture"] + result["error"] == 1000
+    assert result["megabytes"] < LIMIT
+
+
+if __name__ == "__main__":
+    result = run(int(sys.argv[1]), int(sys.argv[2]))
+    print(json.dumps({**result, "megabytes": peak_megabytes()}))  # noqa: T201
