@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from greffon.errors import InputError
 from greffon.evaluation.table import THRESHOLD, check_probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     import keras
@@ -129,12 +128,15 @@ class Predictor:
             for picture, row in zip(pictures, rows, strict=True)
         )
 
-    def probabilities(self, sources: Any, *, batch_size: int = 32) -> tuple[np.ndarray, list[str | None]]:
+    def probabilities(
+        self, sources: Any, *, batch_size: int = 32, advance: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, list[str | None]]:
         """Bare probabilities, for measuring; columns in the order of `class_names`.
 
         Args:
             sources: as for `predict`.
             batch_size: pictures that are decoded and computed at once, at least 1.
+            advance: called with how many more pictures are done.
 
         Returns:
             float32 (n, classes), NaN where a picture could not be read; and for every picture why not, or None.
@@ -143,10 +145,14 @@ class Predictor:
             >>> import greffon
             >>> probabilities, errors = greffon.load("runs/first").probabilities("photos/")  # doctest: +SKIP
         """
-        batches = list(self._batches(sources, batch_size))
-        empty = np.zeros((0, len(self.class_names)), np.float32)
-        errors = [picture.error for picture in chain.from_iterable(pictures for pictures, _ in batches)]
-        return np.concatenate([empty, *(rows for _, rows in batches)]), errors
+        parts = [np.zeros((0, len(self.class_names)), np.float32)]
+        errors: list[str | None] = []
+        for pictures, rows in self._batches(sources, batch_size):
+            parts.append(rows)
+            errors.extend(picture.error for picture in pictures)
+            if advance is not None:
+                advance(len(rows))
+        return np.concatenate(parts), errors
 
     def __repr__(self) -> str:
         names = ", ".join(self.class_names[:5]) + (", ..." if len(self.class_names) > 5 else "")
