@@ -70,7 +70,7 @@ def seeds():
         (rgb, "PPM", {}),
         (rgb, "JPEG2000", {}),
     ]
-    if features.check("avif"):
+    if "avif" in features.get_supported_modules():
         kinds.append((rgb, "AVIF", {"exif": exif}))
     files = []
     for image, file_format, options in kinds:
