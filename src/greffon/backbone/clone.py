@@ -99,12 +99,15 @@ class Copier:
 def _from_config(layer: Any, name: str) -> Any:
     try:
         config = layer.get_config()
-        return type(layer).from_config({**config, "name": name} if "name" in config else config)
+        copied = type(layer).from_config({**config, "name": name} if "name" in config else config)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise InputError(
             f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied, and so not be saved either: "
             f"give its class a get_config() that holds what its constructor takes. Keras said: {error}"
         ) from error
+    if copied.name != name:  # Keras' own get_config leaves the name out where the constructor does not name it
+        copied.name = name
+    return copied
 
 
 def _weights(layer: Any) -> list[keras.Variable]:

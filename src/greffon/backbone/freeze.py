@@ -31,6 +31,8 @@ from greffon.backbone.parts import (
 from greffon.backbone.rules import FreezeRules, resolve
 from greffon.backbone.table import FreezeTable, make_table
 from greffon.errors import FreezeError, InputError
+from greffon.recipe import Recipe
+from greffon.weights.sets import WEIGHT_SETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,8 +101,9 @@ def layers(model: keras.Model | str | Path) -> FreezeTable:
     """What trains in a model as it is, layer by layer.
 
     Args:
-        model: any Keras model, a .keras file, or a run's folder. A file knows nothing of the flags of single
-            variables: gamma and beta that trained beside stored statistics show as frozen.
+        model: any Keras model, a .keras file, a run's folder (as its last stage froze it), or a weight set's name.
+            A file alone knows nothing of the flags of single variables: gamma and beta that trained beside stored
+            statistics show as frozen.
 
     Returns:
         The table of all layers, nested models unfolded.
@@ -113,9 +116,10 @@ def layers(model: keras.Model | str | Path) -> FreezeTable:
         >>> print(greffon.layers(greffon.resnet50(weights=None, input_shape=(64, 64, 3))).describe())
         trains: the whole backbone, 23,534,592 of 23,534,592 backbone parameters
     """
+    rules = None
     if isinstance(model, str | Path):
-        model = _load(Path(model))
-    return make_table(model, getattr(model, "greffon_freeze", None))
+        model, rules = _named(model)
+    return make_table(model, rules)
 
 
 def reapply(model: keras.Model, rules: FreezeRules | None = None) -> FreezeTable:
@@ -263,13 +267,27 @@ def _nothing_trains(rules: FreezeRules, *, has_head: bool) -> str:
     )
 
 
-def _load(path: Path) -> Any:
+def _named(name: str | Path) -> tuple[Any, FreezeRules | None]:
+    """The model of a weight set, a run or a file, and the rules that it was last trained with, where known."""
     import keras
 
+    path = Path(name)
+    if str(name) in WEIGHT_SETS and not path.exists():
+        from greffon.backbone.resnet import resnet50
+
+        return resnet50(weights=None, variant=WEIGHT_SETS[str(name)].variant), None
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"expected a .keras file or a run's folder, found none at {path}")
+        raise InputError(
+            f"expected a .keras file, a run's folder or a weight set ({', '.join(WEIGHT_SETS)}), got {str(name)!r}"
+        )
     try:
-        return keras.saving.load_model(file, compile=False)
+        model = keras.saving.load_model(file, compile=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file} cannot be opened as a Keras model: {error}") from error
+    recipe = path / "recipe.yaml"
+    if not recipe.is_file():
+        return model, None
+    stage = Recipe.from_yaml(recipe).stages[-1]
+    reapply(model, FreezeRules.of(stage.unfreeze, stage.batch_norm))
+    return model, model.greffon_freeze

@@ -46,8 +46,9 @@ def reject_scaled_pictures(model: keras.Model, batches: Iterable[Any]) -> None:
         if "float" not in keras.backend.standardize_dtype(pictures.dtype):
             return
         values = np.asarray(keras.ops.convert_to_numpy(pictures), dtype="float32")
+        values = values[~np.isnan(values)]
         if values.size:
-            largest = max(float(np.nanmax(values)), -np.inf if largest is None else largest)
+            largest = max(float(values.max()), -np.inf if largest is None else largest)
         if largest is not None and largest > 1.0:
             return
     if largest is not None:

@@ -216,20 +216,27 @@ def _is_front(layer: Any) -> bool:
 
 
 def _around_nested(model: keras.Model) -> tuple[list[Any], list[Any], list[Any]]:
-    """The layers before, in and after the one nested model that has weights; all in the middle if there is none."""
+    """The layers before, in and after the one nested backbone; all in the middle if there is none."""
     nested = [layer for layer in model.layers if is_container(layer) and layer.weights]
-    if len(nested) != 1:
-        return [], [leaf.layer for leaf in leaves(model)], []
-    inner = {id(leaf.layer) for leaf in leaves(nested[0])}
-    before, middle, after = _around_nested(nested[0])
     outer = [leaf.layer for leaf in leaves(model)]
+    if len(nested) != 1:
+        return [], outer, []
+    inner = {id(leaf.layer) for leaf in leaves(nested[0])}
     first = min(n for n, layer in enumerate(outer) if id(layer) in inner)
+    if not _has_features(nested[0]) and any(learnable(layer) for layer in outer[:first]):
+        return [], outer, []  # the nested model is a head on a backbone that is not nested
+    before, middle, after = _around_nested(nested[0])
     outside = [(n, layer) for n, layer in enumerate(outer) if id(layer) not in inner]
     return (
         [layer for n, layer in outside if n < first] + before,
         middle,
         after + [layer for n, layer in outside if n > first],
     )
+
+
+def _has_features(model: keras.Model) -> bool:
+    """Whether a layer with weights gives a feature map."""
+    return any(learnable(leaf.layer) and len(output_shape(leaf.layer) or ()) >= 4 for leaf in leaves(model))
 
 
 def _end_of_features(layers: Sequence[Any], *, whole: bool) -> int:
