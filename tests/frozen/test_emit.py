@@ -17,6 +17,8 @@ from greffon.backbone.resnet import resnet  # noqa: E402
 from greffon.frozen.emit import Unsupported, emit  # noqa: E402
 from greffon.frozen.graph import flatten  # noqa: E402
 
+TORCH = keras.backend.backend() == "torch"
+
 
 def randomise(model, seed=0):
     """Give every vector (biases, statistics, gamma, beta, slopes) its own numbers, so that a slip shows."""
@@ -291,6 +293,8 @@ POOLS = {
 @pytest.mark.parametrize("before", ["nothing", "convolution", "padding", "positive padding"])
 @pytest.mark.parametrize("kind", POOLS)
 def test_pooling(kind, before, size):
+    if TORCH and kind == "average, same":
+        pytest.skip("Keras itself gives other numbers on torch here; the engine's check then takes Keras")
     pad = layers.ZeroPadding2D(((1, 1), (0, 1)))
     stack = {
         "nothing": [],
@@ -392,7 +396,9 @@ def test_arithmetic_that_would_mix_the_batch_with_another_axis_is_refused():
 def test_bare_operations():
     a, b = keras.Input((6, 5, 4)), keras.Input((4,))
     x = layers.Conv2D(4, 1)(a)
+    backwards = [] if TORCH else [x[..., ::-1], x[:, 4:1:-2, -2:]]  # which torch cannot do
     outputs = [
+        *backwards,
         x / 3 + a * 0.5 - 1.0,
         2 - x,
         x * layers.Reshape((1, 1, 4))(b),
@@ -400,10 +406,8 @@ def test_bare_operations():
         keras.activations.relu(x, max_value=1.0, negative_slope=0.2),
         keras.ops.maximum(x, a),
         x + np.arange(4, dtype="float32"),
-        x[..., ::-1],
         x[:, 1:-1, ::2],
         x[:, -1, :, 1],
-        x[:, 4:1:-2, -2:],
         keras.ops.stack([b, b * 2], axis=1),
     ]
     check(flatten(keras.Model([a, b], outputs)), pictures(3, 6, 5, 4), pictures(3, 4))

@@ -130,9 +130,10 @@ class OrtEngine(Engine):
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3  # errors; warnings are about its own optimisations
-        # Between two batches the cores belong to whoever decodes pictures or trains. Denormals are left alone: the
-        # option that flushes them does it to the calling thread as well, for good; the emitter drops those in weights.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Idle threads sleep: the cores belong to whoever decodes pictures or trains meanwhile, and waking a thread for
+        # each layer of a batch costs next to nothing. Denormals are left alone: the option that flushes them does it
+        # to the calling thread as well, for good; the emitter drops those in weights.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._names = [put.name for put in self._session.get_inputs()]
 
