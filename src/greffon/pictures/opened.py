@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import threading
 import warnings
 import zlib
@@ -122,9 +123,10 @@ def _image(source: Source) -> Iterator[Image.Image]:
 
 
 def _open_file(path: Path) -> BinaryIO:
-    if path.is_dir():
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
         raise DataError("is a folder, not a picture file")
-    if path.exists() and not path.is_file():
+    if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
         raise DataError("is not a regular file")
     return path.open("rb")
 
