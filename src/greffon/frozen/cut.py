@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from greffon.frozen.cost import macs
+from greffon.frozen.even import at_even_positions
 from greffon.frozen.graph import FlatGraph, Node, flatten
 from greffon.frozen.steady import why_unsteady
 
@@ -97,11 +98,12 @@ class Cut:
         )
 
 
-def find_cut(model: keras.Model) -> Cut:
+def find_cut(model: keras.Model, *, graph: FlatGraph | None = None) -> Cut:
     """Cut a Functional or Sequential model where `fit` begins to change it.
 
     Args:
         model: nested models are looked into; trainable flags are read as they are now.
+        graph: of the model, where several cuts of it are to share their tensors; by default made for this cut.
 
     Raises:
         InputError: the model is subclassed, or a Sequential that does not know its input shape.
@@ -114,7 +116,7 @@ def find_cut(model: keras.Model) -> Cut:
         >>> find_cut(model).shapes
         [(3,)]
     """
-    graph = flatten(model)
+    graph = graph or at_even_positions(flatten(model))
     training = {id(variable) for variable in model.trainable_variables}
     steady, still, stops = set(graph.inputs), set(graph.inputs), []
     trunk, lost = [], []

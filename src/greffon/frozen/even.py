@@ -44,6 +44,15 @@ class Restrided(keras.layers.Layer):
         self.layer, self.strides = layer, strides
         self.built = True
 
+    @property
+    def trainable(self) -> bool:
+        """Whether the convolution is."""
+        return bool(self.layer.trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self.layer.trainable = value
+
     def call(self, inputs: Any) -> Any:
         """The convolution, its bias and its activation."""
         layer = self.layer

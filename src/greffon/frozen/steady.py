@@ -12,6 +12,8 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
+from greffon.frozen.even import EvenPositions, Restrided
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,7 +31,11 @@ _STEADY = (
     "Rescaling, RepeatVector, Reshape, Resizing, SeparableConv1D, SeparableConv2D, Softmax, Subtract, "
     "UnitNormalization, UpSampling1D, UpSampling2D, ZeroPadding1D, ZeroPadding2D, ZeroPadding3D"
 )
-_STEADY_KINDS = tuple(getattr(keras.layers, name) for name in _STEADY.split(", ") if hasattr(keras.layers, name))
+_STEADY_KINDS = (
+    EvenPositions,
+    Restrided,
+    *(getattr(keras.layers, name) for name in _STEADY.split(", ") if hasattr(keras.layers, name)),
+)
 
 
 def why_unsteady(node: Node, graph: FlatGraph) -> str | None:

@@ -16,6 +16,7 @@ from greffon.frozen.activations import Activations
 from greffon.frozen.cost import known_speed, macs, remember_speed
 from greffon.frozen.cut import Cut, find_cut
 from greffon.frozen.engine import build_engine
+from greffon.frozen.even import at_even_positions
 from greffon.frozen.graph import flatten
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from greffon.backbone.proof import FreezeProof
     from greffon.backbone.table import FreezeTable
+    from greffon.frozen.graph import FlatGraph
     from greffon.frozen.store import ActivationStore
     from greffon.recipe import Recipe, Stage
     from greffon.training.progress import Reporter
@@ -147,6 +149,7 @@ class Stages:
     reporter: Reporter
     notes: list[str] = field(default_factory=list)
     work: TrunkWork = field(default_factory=TrunkWork)
+    _graph: FlatGraph = field(init=False, repr=False)
 
     def run(self) -> tuple[list[StageResult], Array]:
         """Run every stage.
@@ -185,15 +188,24 @@ class Stages:
     def _plan(self) -> list[StagePlan]:
         plans: list[StagePlan] = []
         moved: set[int] = set()
+        graph = self._graph = self._common_graph()
         for stage in self.recipe.stages:
             table = freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
-            cut = find_cut(self.model)
+            cut = find_cut(self.model, graph=graph)
             if not cut.gains:
                 cut = _without_trunk(cut)
             late = any(id(weight) in moved for layer in cut.trunk.layers for weight in layer.weights)
             plans.append(StagePlan(stage, table, cut, None if late else self._source(cut)))
             moved |= {id(weight) for layer in cut.tail.layers for weight in layer.weights}
         return plans
+
+    def _common_graph(self) -> FlatGraph:
+        """One graph for all stages, so that their cuts share tensors: right for the stage that moves most."""
+        moving: set[int] = set()
+        for stage in self.recipe.stages:
+            freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
+            moving |= {id(layer) for layer in self.model.layers if layer.trainable}
+        return at_even_positions(flatten(self.model), moving=lambda norm: id(norm) in moving)
 
     def _source(self, cut: Cut) -> Activations | PictureRows:
         if not cut.trunk.nodes:
@@ -208,7 +220,7 @@ class Stages:
         """One pass over the pictures for all of these parts."""
         if not parts:
             return
-        one_pass = OnePass(flatten(self.model), parts, self.samples.load)
+        one_pass = OnePass(self._graph, parts, self.samples.load)
         missing = len(one_pass.missing())
         self.work.reused += len(self.samples) - missing
         if missing:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from greffon.training.progress import Reporter
 
 
-class StageWatch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is not typed
+class StageWatch(keras.callbacks.Callback):
     """Follows one stage by its validation loss.
 
     Args:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from greffon.frozen.even import EvenPositions, Restrided
+
 if TYPE_CHECKING:
     from greffon.frozen.graph import FlatGraph, Node
 
@@ -26,6 +28,10 @@ def public_name(operation: Any) -> str:
     A subclass is not what it inherits from: its `call` may do anything.
     """
     kind = type(operation)
+    if kind is Restrided:
+        return "layers.Conv2D"  # it has all that one has
+    if kind is EvenPositions:
+        return "even.EvenPositions"
     if getattr(keras.layers, kind.__name__, None) is kind:
         return f"layers.{kind.__name__}"
     for home in ("ops", "activations"):

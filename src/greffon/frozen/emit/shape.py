@@ -38,6 +38,14 @@ def identity(build: Builder, step: Step) -> Value:
     return build.value(step.inputs[0])
 
 
+@converts("even.EvenPositions")
+def even_positions(build: Builder, step: Step) -> Value:
+    """Every second row and column: a pool of single values does no more."""
+    value = build.value(step.inputs[0], first=True)
+    name = build.node("MaxPool", value.name, kernel_shape=(1, 1), strides=(2, 2))
+    return Value(name, build.shape(step.output), first=True)
+
+
 @converts("layers.Flatten")
 def flatten(build: Builder, step: Step) -> Value:
     """In Keras' order: channels change fastest."""
