@@ -249,7 +249,7 @@ def test_a_model_that_the_emitter_does_not_know_runs_on_keras(tmp_path):
     pixels = [picture(seed, SIDE, SIDE) for seed in range(3)]
     _close(predictor.predict(pixels, batch_size=2), _expected(model, *pixels))
     assert predictor._engine.name == "keras"
-    assert any("Softmaxed" in note for note in predictor.notes)
+    assert any("Softmaxed" in note for note in predictor.bundle.notes)
 
 
 def test_a_model_that_gives_no_numbers_says_so(tmp_path):
@@ -260,7 +260,7 @@ def test_a_model_that_gives_no_numbers_says_so(tmp_path):
 
 
 def test_another_decoder_than_in_training_is_noted(run, predictor, monkeypatch):
-    assert not any("decoder" in note for note in predictor.notes)
+    assert predictor.notes == []
     monkeypatch.setattr("greffon.pictures.decode.DECODER_VERSION", "99")
     assert any("has decoder 99" in note for note in predictor.notes)
 

@@ -280,6 +280,15 @@ def test_files_that_were_left_out_are_listed_apart(tmp_path, model):
     assert bundle.left_out.rows() == [(rows[2][0], *rows[2][4:])]
 
 
+def test_where_the_weights_came_from_is_written_down(tmp_path):
+    backbone = greffon.resnet50(weights="thin", input_shape=(64, 64, 3))
+    record = _json(write_bundle(tmp_path / "run", contents_of(greffon.graft(backbone, 3))), "run.json")
+    source = record["weights_source"]
+    assert (source["weights"], source["variant"]) == ("thin", "thin")
+    assert source["sha256"] == backbone.greffon_weights.sha256
+    assert source["preprocessing"]["name"] == "open_nsfw"
+
+
 def test_several_labels_are_written_down(tmp_path):
     model = grafted(head=greffon.Head(output="sigmoid"))
     table = prediction_table(["a"], ["h2"], [["cat"]], np.full((1, 3), 0.5), NAMES, several_labels=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import io
 import json
+import re
 import shutil
 from contextlib import contextmanager
 
@@ -85,7 +86,7 @@ def test_the_table_holds_what_plain_keras_answers(predictor, data, hashes):
     assert found.measures.to_dict() == measure(table).to_dict()
     assert (found.measures.count, found.side, found.unreadable) == (6, "all", ())
     assert found.is_test
-    assert found.known_measures is None
+    assert found.known == {}
     assert table["known"].null_count() == 6
 
 
@@ -99,8 +100,9 @@ def test_pictures_that_the_run_knows_are_measured_apart(runs, data, hashes):
     cat0, cat1, dog0 = (hashes[path] for path in ("cat/0.png", "cat/1.png", "dog/0.png"))
     found = evaluate(runs("knowing", train=(cat0, cat1, "other"), validation=(dog0, cat1)), data)
     assert found.is_test
-    assert found.known == {"train": 2, "val": 1}  # cat/1 is on both sides: it was trained on
-    assert (found.measures.count, found.known_measures.count) == (3, 3)
+    assert found.measures.count == 3
+    # cat/1 is on both sides: it was trained on.
+    assert {name: measures.count for name, measures in found.known.items()} == {"train": 2, "val": 1}
     assert dict(found.table.select("path", "known").iter_rows()) == {
         "cat/0.png": "train",
         "cat/1.png": "train",
@@ -111,11 +113,12 @@ def test_pictures_that_the_run_knows_are_measured_apart(runs, data, hashes):
     }
     new = found.table.filter(pl.col("known").is_null())
     assert found.measures.to_dict() == measure(new).to_dict()
-    (note,) = (note for note in found.notes if "Among the 6 pictures" in note)
-    assert "2 that the run was trained on and 1 that the run chose its best epoch by" in note
-    assert found.known_measures.headline() in note
+    for name, what in (("train", "2 of the 6 .* was trained on"), ("val", "1 of the 6 .* chose its best epoch by")):
+        assert found.known[name].to_dict() == measure(found.table.filter(pl.col("known") == name)).to_dict()
+        (note,) = (note for note in found.notes if re.search(what, note))
+        assert found.known[name].headline() in note
     values = json.loads(json.dumps(found.to_dict()))
-    assert values["known_measures"]["count"] == 3
+    assert values["known"]["train"]["count"] == 2
     assert values["is_test"] is True
 
 
@@ -129,7 +132,7 @@ def test_an_evaluation_on_training_pictures_does_not_look_like_a_test(runs, data
     for shown in (str(found), console.export_text(), found._repr_html_()):
         assert "This is no test: the run knows all of these pictures" in shown
         assert found.measures.headline() in shown
-        assert "6 that the run was trained on" in shown
+        assert "6 of the 6 pictures are ones that the run was trained on" in shown
 
 
 def test_pictures_are_known_by_their_content_not_their_names(runs, own_data, hashes):

@@ -75,16 +75,15 @@ class Predictor:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of this model, one sentence each."""
+        """What the user should know before trusting an answer, one sentence each; `bundle.notes` are the training's."""
         from greffon.pictures.decode import DECODER_VERSION
 
-        notes = list(self.bundle.notes)
-        if self.bundle.decoder != DECODER_VERSION:
-            notes.append(
-                f"It was trained on pictures as decoder {self.bundle.decoder} gave them; this greffon has decoder "
-                f"{DECODER_VERSION}, which may give slightly other pictures"
-            )
-        return notes
+        if self.bundle.decoder == DECODER_VERSION:
+            return []
+        return [
+            f"The run was trained on pictures as decoder {self.bundle.decoder} gave them; this greffon has decoder "
+            f"{DECODER_VERSION}, which may give slightly other pictures"
+        ]
 
     def keras(self) -> keras.Model:
         """The plain Keras model: float32 RGB pictures 0..255 (n, height, width, 3) to probabilities (n, classes)."""

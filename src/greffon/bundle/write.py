@@ -11,7 +11,7 @@
 | history.csv | one row per epoch |
 | validation.parquet | one row per validation picture, with its probabilities |
 | freeze.json | the freeze rules, and every trainable flag (a .keras file does not keep those of single variables) |
-| run.json | versions, digest of the weights, times, counts, proofs, notes |
+| run.json | versions, where the weights came from and what they became, times, counts, proofs, notes |
 | manifest.json | what the folder is, and the SHA-256 of every file |
 """
 
@@ -226,6 +226,7 @@ def _record(contents: BundleContents, notes: list[str]) -> dict[str, Any]:
             "keras_backend": keras.backend.backend(),
             **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
         },
+        "weights_source": getattr(contents.model, "greffon_weights", None),
         "weights_sha256": weights_digest(contents.model),
     }
 

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 Side = Literal["auto", "train", "val", "test", "all"]
 
-KNOWN = {"train": "the run was trained on", "val": "the run chose its best epoch by"}
-"""What a run did with pictures on these sides of its own split."""
+KNOWN = {
+    "train": "the run was trained on, which says nothing about new ones",
+    "val": "the run chose its best epoch by, which flatters it a little",
+}
+"""What a run did with pictures on these sides of its own split, and what that means for the numbers."""
 
 _LISTED = 10
 
@@ -44,28 +47,23 @@ class Evaluation:
     """How good a run is on labelled pictures.
 
     Attributes:
-        measures: of the pictures that the run does not know; of all, and `is_test` is False, where it knows them all.
-        known_measures: of those that it knows; None where there is none.
+        measures: of the pictures that the run does not know; of all where it knows them all.
+        is_test: whether `measures` say how good the run is on new pictures; False where it knows them all.
+        known: measures of the pictures that it knows, by the side of its own split: `train`, `val`.
         table: one row per picture, known ones included, as `greffon.evaluation.table` describes it; the last column,
             `known`, is `train` or `val` where the run was trained on the picture or chose its best epoch by it.
         side: which pictures of the folder were taken: `train`, `val`, `test` or `all`.
-        known: how many pictures the run knows, by the side of its own split.
         unreadable: pictures that were left out, and why: (path, reason).
         notes: what the user should know, one sentence each.
     """
 
     measures: Measures
-    known_measures: Measures | None
+    is_test: bool
+    known: dict[str, Measures]
     table: pl.DataFrame
     side: str
-    known: dict[str, int]
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
-
-    @property
-    def is_test(self) -> bool:
-        """Whether `measures` say how good the run is on new pictures."""
-        return self.known_measures is not self.measures
 
     def to_dict(self) -> dict[str, Any]:
         """All of it but the table as plain values, ready for JSON."""
@@ -73,8 +71,7 @@ class Evaluation:
             **self.measures.to_dict(),
             "is_test": self.is_test,
             "side": self.side,
-            "known": dict(self.known),
-            "known_measures": None if self.known_measures is None else self.known_measures.to_dict(),
+            "known": {name: measures.to_dict() for name, measures in self.known.items()},
             "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
             "notes": list(self.notes),
         }
@@ -213,21 +210,20 @@ def _known(predictor: Predictor, hashes: pl.Series) -> pl.Series:
 def _evaluation(
     table: pl.DataFrame, side: str, unreadable: tuple[tuple[str, str], ...], notes: list[str]
 ) -> Evaluation:
-    new, known = table.filter(pl.col("known").is_null()), table.filter(pl.col("known").is_not_null())
-    known_measures = measure(known) if len(known) else None
-    measures = measure(new) if len(new) else known_measures
-    counts = {name: int((known["known"] == name).sum()) for name in KNOWN}
-    if known_measures is not None:
-        those = " and ".join(f"{count:,} that {KNOWN[name]}" for name, count in counts.items() if count)
+    new = table.filter(pl.col("known").is_null())
+    parts = {name: table.filter(pl.col("known") == name) for name in KNOWN}
+    known = {name: measure(part) for name, part in parts.items() if len(part)}
+    for name, measures in known.items():
         notes.append(
-            f"Among the {len(table):,} pictures are {those}. Those say nothing about new pictures"
-            + (f", and were measured apart: {known_measures.headline()}" if len(new) else "")
+            f"{measures.count:,} of the {len(table):,} pictures are ones that {KNOWN[name]}: {measures.headline()}"
+            f"{', measured apart' if len(new) else ''}"
         )
     if unreadable:
         lines = [f"\n  {path}: {reason}" for path, reason in unreadable[:_LISTED]]
         more = f"\n  and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
         notes.append(f"{len(unreadable):,} pictures cannot be read and are left out:{''.join(lines)}{more}")
-    return Evaluation(measures or measure(table), known_measures, table, side, counts, unreadable, tuple(notes))
+    measures = measure(new if len(new) else table)
+    return Evaluation(measures, len(new) > 0, known, table, side, unreadable, tuple(notes))
 
 
 def _notes(catalog: Catalog, side: str) -> list[str]:
