@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         InputError,
         WeightFileError,
     )
+    from greffon.evaluation.evaluate import Evaluation, evaluate
     from greffon.recipe import Head, Recipe, Stage
     from greffon.training.fit import fit
     from greffon.training.job import Run, train
@@ -32,6 +33,8 @@ _HOMES = {
     "Run": "greffon.training.job",
     "load": "greffon.bundle.predict",
     "Predictor": "greffon.bundle.predict",
+    "evaluate": "greffon.evaluation.evaluate",
+    "Evaluation": "greffon.evaluation.evaluate",
     "Head": "greffon.recipe",
     "Stage": "greffon.recipe",
     "Recipe": "greffon.recipe",

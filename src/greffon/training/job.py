@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.bundle.write import BundleContents, check_out, write_bundle
+from greffon.bundle.write import BundleContents, check_model, check_out, write_bundle
 from greffon.errors import DataError
 from greffon.recipe import Recipe
 from greffon.training.progress import ConsoleReporter, Reporter, duration
@@ -130,8 +130,10 @@ class _Job:
 
         keras.utils.set_random_seed(self.recipe.seed)
         model, preprocessing, notes = build_model(self.start, self.recipe, catalog.class_names)
+        check_model(model)  # before the training: a head that cannot be saved would cost all of it
         for note in notes:
-            self._note(note)
+            self.notes.append(note)
+            self.reporter.note(note)
         resize = preprocessing.resize if self.recipe.resize == "auto" else self.recipe.resize
         samples = _samples(catalog, self.recipe.image_size, resize)
         self._warn_of_flatten(model, len(samples.train))
