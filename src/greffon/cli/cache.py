@@ -1,0 +1,149 @@
+"""`greffon cache`: what Greffon keeps on disk."""
+
+# Annotations are evaluated here: Cyclopts makes the command line of them.
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from greffon.cli.output import Json, plain_table, print_json, show, size
+from greffon.errors import GreffonError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+cache = App(name="cache", help="Show or clear what Greffon keeps on disk.")
+
+Part = Literal["activations", "weights", "all"]
+
+
+@cache.command
+def info(*, json: Json = False) -> None:
+    """Show where the cache is, how large it is and what for.
+
+    GREFFON_CACHE names another folder.
+    """
+    found = _contents()
+    if json:
+        print_json(found)
+    else:
+        show(_tables(found))
+
+
+@cache.command
+def clear(
+    part: Annotated[
+        Part, Parameter(help="activations can be computed again, weights have to be fetched again")
+    ] = "activations",
+    /,
+    *,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=(), show_default=False, help="do not ask")] = False,
+    json: Json = False,
+) -> None:
+    """Delete activations, fetched weight files, or both.
+
+    Nothing that was trained is lost: the next training computes the frozen part once more.
+    """
+    if not yes and not _agreed(part):
+        show("nothing deleted")
+        return
+    freed = 0
+    if part in ("activations", "all"):
+        from greffon.frozen.store import ActivationStore
+
+        freed += ActivationStore.erase(_folder() / "activations")
+    if part in ("weights", "all"):
+        freed += _delete_files(_folder() / "weights")
+    if json:
+        print_json({"freed_bytes": freed})
+    else:
+        show(f"{size(freed)} freed")
+
+
+def _folder() -> Path:
+    from greffon.weights.cache import cache_dir
+
+    return cache_dir()
+
+
+def _agreed(part: str) -> bool:
+    if not sys.stdin.isatty():
+        raise InputError("cache clear asks before it deletes, and nobody is there to answer: give --yes")
+    from rich.prompt import Confirm
+
+    what = {"activations": "all activations", "weights": "all fetched weight files", "all": "everything"}[part]
+    return Confirm.ask(f"Delete {what} in {_folder()}?", default=False)
+
+
+def _contents() -> dict[str, Any]:
+    folder = _folder()
+    weights = sorted(file for file in (folder / "weights").glob("*") if file.is_file())
+    return {
+        "folder": folder,
+        "activations": _activations(folder / "activations"),
+        "weights": [{"file": file.name, "bytes": file.stat().st_size} for file in weights],
+    }
+
+
+def _activations(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"bytes": 0, "limit_bytes": None, "problem": None, "trunks": []}
+    if not (folder / "data.mdb").exists():
+        return found
+    from greffon.frozen.store import ActivationStore
+
+    try:
+        with ActivationStore(folder, readonly=True) as store:
+            return {
+                "bytes": store.file_bytes,
+                "limit_bytes": store.limit_bytes,
+                "problem": store.problem,
+                "trunks": [
+                    {
+                        "digest": trunk.digest.hex(),
+                        "label": trunk.label,
+                        "activations": trunk.entries,
+                        "bytes": trunk.size_bytes,
+                        "last_used": trunk.last_used.isoformat(timespec="seconds"),
+                    }
+                    for trunk in store.info()
+                ],
+            }
+    except GreffonError as error:  # damaged: `cache clear` is the way out, so `cache info` must not fail
+        return found | {"bytes": (folder / "data.mdb").stat().st_size, "problem": str(error)}
+
+
+def _tables(found: dict[str, Any]) -> "Group":
+    from rich.console import Group
+    from rich.text import Text
+
+    kept = found["activations"]
+    limit = f" of at most {size(kept['limit_bytes'])}" if kept["limit_bytes"] is not None else ""
+    activations = plain_table("trunk", title=f"activations: {size(kept['bytes'])}{limit}")
+    activations.add_column("pictures", justify="right")
+    activations.add_column("size", justify="right")
+    activations.add_column("last used (UTC)")
+    for trunk in kept["trunks"]:
+        last_used = trunk["last_used"].partition("+")[0].replace("T", " ")
+        name = trunk["label"] or trunk["digest"]
+        activations.add_row(Text(name), f"{trunk['activations']:,}", size(trunk["bytes"]), last_used)
+    total = sum(file["bytes"] for file in found["weights"])
+    weights = plain_table("file", title=f"weights: {size(total)}")
+    weights.add_column("size", justify="right")
+    for file in found["weights"]:
+        weights.add_row(Text(file["file"]), size(file["bytes"]))
+    parts: list[Any] = [Text(f"cache folder: {found['folder']}")]
+    parts += [Text(f"warning: {kept['problem']}", style="yellow")] if kept["problem"] else []
+    parts.append(activations if kept["trunks"] else Text(f"activations: {size(kept['bytes'])}"))
+    parts.append(weights if found["weights"] else Text("weights: none fetched"))
+    return Group(*parts)
+
+
+def _delete_files(folder: Path) -> int:
+    freed = 0
+    for file in folder.glob("*"):
+        if file.is_file():
+            freed += file.stat().st_size
+            file.unlink()
+    return freed

@@ -1,0 +1,41 @@
+"""`greffon train`."""
+
+# Annotations are evaluated here: Cyclopts makes the command line of them.
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from greffon.cli.flags import RECIPE_GROUP, RecipeFlags, apply_flags
+from greffon.cli.output import Json, print_json, reporter
+from greffon.recipe import RECIPES, load_recipe
+
+
+def train(
+    data: Annotated[Path, Parameter(help="a folder with one folder of pictures per class, or train/, val/ and test/")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="the folder RUN that is written")],
+    overwrite: Annotated[bool, Parameter(negative=(), show_default=False, help="replace RUN if it exists")] = False,
+    json: Json = False,
+    recipe: Annotated[
+        str,
+        Parameter(group=RECIPE_GROUP, help=f"{', '.join(RECIPES)} or a YAML file; the options below change it"),
+    ] = "default",
+    options: Annotated[RecipeFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Train a classifier on a folder of pictures.
+
+    Every option of the recipe is a flag here; only those that are given change it. RUN becomes a folder with the
+    model (`model.keras`, which opens with plain Keras), its class names, the recipe, the split and the scores.
+
+    Example: greffon train photos -o runs/first --weights thin --unfreeze conv5 --epochs 20
+    """
+    chosen = apply_flags(load_recipe(recipe), options or {})
+    from greffon.training.job import train as run_job
+
+    progress = reporter(to_stderr=json)
+    run = run_job(data, recipe=chosen, out=out, reporter=progress, overwrite=overwrite)
+    if json:
+        print_json({"run": run.path, **run.summary})

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from greffon.cli import main
+from greffon.cli.output import size
+from greffon.frozen.store import ActivationStore
+
+
+@pytest.fixture
+def filled(cache_folder):
+    """A cache with the activations of two pictures and one fetched file."""
+    with ActivationStore(cache_folder / "activations") as store:
+        trunk = store.trunk(b"t" * 16, label="thin [conv5]")
+        trunk.put_many([b"a" * 16, b"b" * 16], (np.ones((2, 4), "float16"),))
+    (cache_folder / "weights").mkdir()
+    (cache_folder / "weights" / "some.h5").write_bytes(bytes(1500))
+    return cache_folder
+
+
+def told(capsys, *words: str):
+    assert main(["cache", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_empty_cache(cache_folder, capsys):
+    found = told(capsys, "info")
+    assert found["folder"] == str(cache_folder)
+    assert found["activations"]["trunks"] == found["weights"] == []
+    assert list(cache_folder.iterdir()) == []  # looking makes nothing
+    assert main(["cache", "info"]) == 0
+    assert "weights: none fetched" in capsys.readouterr().out
+
+
+def test_info(filled, capsys):
+    found = told(capsys, "info")
+    [trunk] = found["activations"]["trunks"]
+    assert (trunk["label"], trunk["activations"]) == ("thin [conv5]", 2)
+    assert found["weights"] == [{"file": "some.h5", "bytes": 1500}]
+    assert main(["cache", "info"]) == 0
+    out = capsys.readouterr().out
+    assert str(filled) in out
+    assert "thin [conv5]" in out
+    assert "1.5 kB" in out
+
+
+def test_clear_leaves_weights_unless_asked(filled, capsys):
+    assert told(capsys, "clear", "--yes")["freed_bytes"] > 0
+    found = told(capsys, "info")
+    assert found["activations"]["trunks"] == []
+    assert len(found["weights"]) == 1
+    assert told(capsys, "clear", "weights", "-y") == {"freed_bytes": 1500}
+    assert told(capsys, "info")["weights"] == []
+
+
+def test_clear_all(filled, capsys):
+    assert main(["cache", "clear", "all", "--yes"]) == 0
+    assert capsys.readouterr().out.endswith(" freed\n")
+    found = told(capsys, "info")
+    assert found["activations"]["trunks"] == found["weights"] == []
+
+
+def test_clear_does_not_delete_without_an_answer(filled, capsys, monkeypatch):
+    assert main(["cache", "clear"]) == 2
+    assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("rich.prompt.Confirm.ask", lambda *_, **__: False)
+    assert main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out == "nothing deleted\n"
+    assert len(told(capsys, "info")["activations"]["trunks"]) == 1
+
+
+def test_a_damaged_store_is_shown_and_can_be_cleared(cache_folder, capsys):
+    (cache_folder / "activations").mkdir()
+    (cache_folder / "activations" / "data.mdb").write_bytes(b"no store" * 2000)
+    assert told(capsys, "info")["activations"]["problem"]
+    assert told(capsys, "clear", "--yes")["freed_bytes"] == 16_000
+    assert told(capsys, "info")["activations"]["problem"] is None
+
+
+def test_an_unknown_part_is_answered_with_the_known_ones(capsys):
+    assert main(["cache", "clear", "activation", "--yes"]) == 2
+    assert "activations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (94_765_736, "94.8 MB"), (20 * 10**9, "20.0 GB")],
+)
+def test_sizes(count, words):
+    assert size(count) == words
