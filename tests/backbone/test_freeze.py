@@ -328,7 +328,7 @@ def test_a_batch_norm_inside_a_layer_keeps_its_statistics_too(data):
     table = greffon.freeze(model, "inner")
     norm = model.get_layer("inner").norm
     before = snapshot(model)
-    fit(model, data)
+    fit(model, (data[0] / 255, data[1]))
     assert norm.gamma.path in moved(model, before)
     assert not moved(model, before) & {norm.moving_mean.path, norm.moving_variance.path}
     assert [row.batch_norm for row in table.rows if row.name == "inner"] == ["stored"]

@@ -105,6 +105,17 @@ def test_the_backbone_stays_as_it_is(pictures):
     assert all(layer.trainable for layer in backbone.layers)
 
 
+def test_training_the_grafted_model_leaves_the_backbone_alone(pictures):
+    backbone = small()
+    before = values(backbone)
+    model = greffon.graft(backbone, 3, preprocessing="caffe")
+    model.compile("sgd", "categorical_crossentropy")
+    model.fit(pictures, np.eye(3), verbose=0)
+    assert same(values(backbone), before)
+    assert not same(list(ungraft(model).values()), before)
+    run(backbone, pictures)
+
+
 def test_layers_keep_names_and_order_and_the_model_is_flat(backbone, grafted):
     names = [layer.name for layer in grafted.layers]
     assert names[:2] == ["pictures", "greffon_preprocessing_caffe"]

@@ -117,6 +117,8 @@ def test_unfrozen_and_not_recompiled_is_found(model, data):
     fit(model, data, epochs=1)
     greffon.freeze(model, "conv2")
     before = fingerprint(model)
+    if keras.backend.backend() == "jax":
+        pytest.skip("Keras itself refuses to go on, with JAX")
     fit(model, data, compiled=True)  # Keras goes on with the train function that it has, and says nothing
     with pytest.raises(CheckFailedError, match=r"conv2_conv/kernel.*does not hold it.*not compiled after"):
         check(model, before)

@@ -71,11 +71,16 @@ class Copier:
 
     def fill(self) -> None:
         """Give the copies the weights and the trainable flags of the originals; call it once they are built."""
+        import keras
+        import numpy as np
+
         for original, copied in self.copies:
             if not getattr(original, "built", True):
                 continue  # a layer for the head that was never called: the copy has its own initial weights
             for new, old in zip(_weights(copied), _weights(original), strict=True):
-                new.assign(old)
+                # Through an array of its own: JAX would share the buffer, and take it away from the original as soon
+                # as the copy is trained.
+                new.assign(np.array(keras.ops.convert_to_numpy(old)))
                 new.trainable = old.trainable
             if hasattr(copied, "finalize_state"):
                 copied.finalize_state()  # an adapted Normalization computes with constants made from its weights
