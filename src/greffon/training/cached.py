@@ -220,7 +220,8 @@ def _watched(callbacks: Any, watch: _Watch) -> Iterator[Any]:
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         yield [*(keras.tree.flatten(callbacks) if callbacks else []), watch]
         return
-    callbacks.append(watch)
+    watch.set_model(callbacks.model)
+    callbacks.callbacks.append(watch)
     try:
         yield callbacks
     finally:
