@@ -107,7 +107,6 @@ def test_wrong_input_is_answered_with_the_nearest_right_one(words, expected, cap
         (OSError(28, "No space left on device"), 1),
         (RuntimeError("unexpected"), 1),
         (ValueError("unexpected"), 1),
-        (KeyboardInterrupt(), 130),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
@@ -120,6 +119,12 @@ def test_exit_codes(error, code, job, capsys):
     assert str(error) in err
     assert "Traceback" not in err
     assert ("mistake in Greffon" in err) == (type(error) in (RuntimeError, ValueError))
+
+
+def test_an_interruption_is_one_line(job, capsys):
+    job.does = raising(KeyboardInterrupt())
+    assert main(["train", "data", "-o", "run", "--json"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
 
 
 def test_errors_are_one_line_of_json_reading_on_standard_output_too(job, capsys):

@@ -26,6 +26,14 @@ class Predictor:
                 yield Prediction(source, "cat", 0.75, {"cat": 0.75, "dog [x]": 0.25}, ("cat",))
 
 
+@pytest.fixture(autouse=True)
+def files(monkeypatch, tmp_path):
+    """The files that the tests name; what is in them does not matter here."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.jpg", "both.jpg", "neither.jpg", "broken.jpg"):
+        (tmp_path / name).touch()
+
+
 @pytest.fixture
 def predictor(monkeypatch):
     predictor = Predictor()
@@ -42,8 +50,9 @@ def test_a_table_with_the_answers(predictor, capsys):
     assert err == ""
 
 
-def test_long_names_are_whole_in_a_pipe(predictor, capsys):
-    name = "folder/" * 40 + "a.jpg"
+def test_long_names_are_whole_in_a_pipe(predictor, capsys, tmp_path):
+    name = "a long name " * 15 + ".jpg"
+    (tmp_path / name).touch()
     assert main(["predict", "run", name]) == 0
     assert name in capsys.readouterr().out
 
@@ -69,8 +78,10 @@ def test_what_cannot_be_read_is_listed_and_the_rest_named(predictor, capsys):
     assert err == "warning: cannot be read: broken.jpg: the file is cut off\n"
 
 
-def test_nothing_readable_is_exit_3(predictor, capsys):
+def test_nothing_readable_is_exit_3(predictor, capsys, tmp_path):
     names = [f"broken{number}.jpg" for number in range(30)]
+    for name in names:
+        (tmp_path / name).touch()
     assert main(["predict", "run", *names]) == 3
     err = capsys.readouterr().err
     assert "none of 30 pictures could be read" in err
@@ -101,6 +112,7 @@ def test_several_labels_and_none(predictor, capsys, monkeypatch):
     ("words", "text"),
     [
         (["predict", "run", "a.jpg", "--top", "0"], "--top must be at least 1"),
+        (["predict", "run", "a.jpg", "absent.jpg"], "there is no such file or folder:\nabsent.jpg"),
         (["predict", "run"], "greffon predict needs FILES"),
         (["predict"], "greffon predict needs RUN"),
     ],

@@ -109,6 +109,13 @@ def test_what_was_interrupted_says_where(make):
     assert without_escapes(file.getvalue()).endswith("trunk  stopped after 40 of 100 pictures\n")
 
 
+def test_what_failed_before_it_began_leaves_no_line():
+    reporter, file = piped()
+    with pytest.raises(ValueError, match="no such folder"), reporter.bar("reading pictures", total=None):
+        raise ValueError("no such folder")
+    assert file.getvalue() == ""
+
+
 @pytest.mark.parametrize("make", [piped, in_terminal])
 @pytest.mark.parametrize("total", [None, 0])
 def test_totals_that_are_unknown_or_nothing(make, total):

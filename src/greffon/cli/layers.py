@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from greffon.cli.flags import split_rules
 from greffon.cli.output import Json, print_json, show
 from greffon.errors import InputError
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from greffon.backbone.freeze import FreezeTable
@@ -41,6 +39,8 @@ def layers(
 
     Example: greffon layers thin --unfreeze 10
     """
+    from greffon.cli.flags import split_rules
+
     rules = None if unfreeze is None else split_rules(unfreeze)
     table = _table(thing, rules, batch_norm)
     if json:
@@ -60,6 +60,7 @@ def _table(thing: str, rules: tuple[str | int, ...] | None, batch_norm: str) -> 
 
 
 def _model(thing: str) -> Any:
+    from greffon.recipe import nearest
     from greffon.weights.sets import WEIGHT_SETS
 
     record = WEIGHT_SETS.get(thing)

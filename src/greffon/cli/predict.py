@@ -37,6 +37,9 @@ def predict(
     """
     if top < 1:
         raise InputError(f"--top must be at least 1. Got {top}")
+    absent = [str(file) for file in files if not file.exists()]
+    if absent:
+        raise InputError("\n".join(["there is no such file or folder:", *_shortened(absent)]))
     from greffon.bundle.predict import load
 
     predictor = load(run)

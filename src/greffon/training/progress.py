@@ -129,7 +129,8 @@ class ConsoleReporter(Reporter):
             with shown as advance:
                 yield advance
         except BaseException:
-            self._line(Text(f"{name}  stopped after {count.amount()}"))
+            if count.done:  # else what went wrong says all
+                self._line(Text(f"{name}  stopped after {count.amount()}"))
             raise
         self._line(Text(count.result()))
 
