@@ -32,7 +32,7 @@ app = App(
 )
 
 COMMANDS = {
-    "demo": "Train on the pictures that come with Greffon: about two minutes, nothing to download.",
+    "demo": "Train on the pictures that come with Greffon: a minute or two, nothing to download.",
     "train": "Train a classifier on a folder of pictures.",
     "evaluate": "Say how good a trained run is on labelled pictures.",
     "predict": "Name what is in pictures.",
