@@ -141,6 +141,11 @@ def test_small_functional_model(data):
     assert_same_weights(run)
     assert run.report.cut == "flat"
     assert run.keras.history.history["loss"][-1] < run.keras.history.history["loss"][0]
+    before = small_network()
+    for name in ("conv1", "conv2", "norm"):  # bit for bit what they were
+        now = run.greffon.model.get_layer(name).get_weights()
+        for old, new in zip(before.get_layer(name).get_weights(), now, strict=True):
+            np.testing.assert_array_equal(old, new)
 
 
 def test_normalisation_on_batch_statistics(data):
@@ -169,16 +174,19 @@ def test_frozen_statistics_with_gamma_and_beta_that_train(data):
     [
         {"steps_per_execution": 3},
         {"run_eagerly": True},
-        {"metrics": [], "weighted_metrics": None},
-        {"metrics": lambda: [keras.metrics.CategoricalAccuracy(name="acc"), keras.metrics.AUC(name="auc"), "mae"]},
+        {
+            "loss": lambda: keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
+            "metrics": lambda: [keras.metrics.CategoricalAccuracy(name="acc"), keras.metrics.AUC(name="auc"), "mae"],
+        },
         {"optimizer": lambda: keras.optimizers.SGD(1e-2, momentum=0.9, clipnorm=0.1)},
-        {"optimizer": lambda: keras.optimizers.Adam(1e-3, use_ema=True, ema_overwrite_frequency=3)},
         {"optimizer": lambda: keras.optimizers.AdamW(1e-3, gradient_accumulation_steps=2)},
-        {"optimizer": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, 12))},
-        {"loss": lambda: keras.losses.CategoricalCrossentropy(label_smoothing=0.1)},
-        {"optimizer": lambda: "rmsprop"},
+        {
+            "optimizer": lambda: keras.optimizers.Adam(
+                keras.optimizers.schedules.CosineDecay(1e-2, 12), use_ema=True, ema_overwrite_frequency=3
+            )
+        },
     ],
-    ids=" ".join,
+    ids=["steps_per_execution", "run_eagerly", "objects", "clipped", "accumulated", "scheduled"],
 )
 def test_ways_of_compiling(data, options):
     def build():
@@ -342,16 +350,6 @@ def test_model_is_afterwards_as_model_fit_leaves_it(data):
         theirs.fit(data.x, data.y, **more | {"epochs": 3}).history["loss"],
         rtol=1e-3,
     )
-
-
-def test_frozen_weights_are_bit_for_bit_what_they_were(data):
-    before = small_network()
-    run = both(lambda: compiled(small_network()), arrays(data, epochs=1))
-    for name in ("conv1", "conv2", "norm"):
-        for old, new in zip(
-            before.get_layer(name).get_weights(), run.greffon.model.get_layer(name).get_weights(), strict=True
-        ):
-            np.testing.assert_array_equal(old, new)
 
 
 def test_learning_goes_on_after_training_the_whole_model_for_an_epoch(data):

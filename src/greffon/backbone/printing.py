@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ _SHOWN_LAYERS = 40
 """More training layers than this are folded into blocks, unless every layer is asked for."""
 _COLUMNS = ("index", "name", "block", "shape", "parameters", "trains", "BatchNorm")
 _NUMBERS = {"index", "parameters"}
+_NARROWED = re.compile(r"^\d+ layers: | \(\w+\)$")
+"""Left out of the names on a console, which may have 80 columns only."""
 _SHORT = {"Conv2D": "conv", "BatchNormalization": "BN", "DepthwiseConv2D": "depthwise conv", "Dense": "dense"}
 
 
@@ -31,13 +34,23 @@ def as_text(table: FreezeTable) -> str:
 
 def as_rich(table: FreezeTable) -> rich.table.Table:
     """A table for Rich's console; what trains is set off."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     title = f"{table.model}: what trains"
-    shown = Table(title=title, caption="\n".join(_footer(table)), caption_justify="left")
+    shown = Table(
+        title=title,
+        title_justify="left",
+        caption="\n".join(_footer(table)),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
     for column in _COLUMNS:
         shown.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
-    for line in _lines(table):
+    for index, name, *rest in _lines(table):
+        line = (index, _NARROWED.sub("", name), *rest)
         shown.add_row(*line, style="bold green" if _trains(line) else None)
     return shown
 
