@@ -10,6 +10,8 @@ keras = pytest.importorskip("keras")
 layers = keras.layers
 
 from greffon.backbone.resnet import resnet  # noqa: E402
+from greffon.frozen.cut import find_cut  # noqa: E402
+from greffon.training.tail import Tail  # noqa: E402
 
 # An unfrozen normalisation amplifies rounding from epoch to epoch.
 BATCH_STATISTICS = [1e-4, 1e-3, 1e-3]
@@ -313,6 +315,21 @@ def test_sequential_that_learns_its_shape_from_the_data(data):
         )
 
     assert_same_history(both(build, arrays(data, epochs=2)), pictures=12)
+
+
+def test_tail_holds_its_variables_in_the_models_order():
+    """The optimizer knows them by their place; the graph of the tail is in an order of its own."""
+    base = base_of()
+    for layer in base.layers:
+        layer.trainable = layer.name.startswith("conv5")
+    model = compiled(keras.Sequential([base, layers.GlobalAveragePooling2D(), layers.Dense(CLASSES)]))
+    tail = Tail(model, find_cut(model))
+    graph = [id(weight) for layer in tail.graph.layers for weight in layer.weights if weight.trainable]
+    whole = [id(variable) for variable in model.trainable_variables]
+    assert graph != whole
+    assert [id(variable) for variable in tail.trainable_variables] == whole
+    assert [id(variable) for variable in tail.trainable_weights] == whole
+    assert len(model.optimizer.variables) == 2 + 2 * len(whole)
 
 
 # --- afterwards -------------------------------------------------------------------------------------------------------

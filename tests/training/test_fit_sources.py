@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,11 @@ from fit_sides import CLASSES, SHAPE, assert_same_history, both, compiled, small
 
 keras = pytest.importorskip("keras")
 layers = keras.layers
+
+from greffon.frozen.cut import find_cut  # noqa: E402
+from greffon.frozen.store import ActivationStore  # noqa: E402
+from greffon.frozen.trunks import Trunks  # noqa: E402
+from greffon.training.feed import RowFeed, StreamFeed  # noqa: E402
 
 BATCH = 8
 
@@ -287,6 +293,51 @@ def test_generator_that_ends(data):
 
     run = both(build, lambda: arguments() | {"epochs": 1})
     assert_same_history(run, pictures=16)
+
+
+# --- how it is done ---------------------------------------------------------------------------------------------------
+
+
+def test_layers_that_only_keras_can_run_are_run_inside_the_pipeline(data):
+    """Keras computes in the thread of tf.data while Keras trains in another one."""
+
+    class Twice(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    def build():
+        keras.utils.set_random_seed(1)
+        pictures = keras.Input(SHAPE)
+        x = Twice()(layers.Conv2D(4, 3, trainable=False)(layers.Rescaling(1 / 255)(pictures)))
+        return compiled(keras.Model(pictures, layers.Dense(CLASSES, activation="softmax")(layers.Flatten()(x))))
+
+    def arguments():
+        return {"x": dataset(data).repeat(), "steps_per_epoch": 4, "validation_data": held_out(data), "shuffle": False}
+
+    run = both(build, arguments)
+    assert_same_history(run, pictures=12)
+    assert run.report.engine == "keras"
+
+
+def test_batches_are_the_same_for_every_backend(data):
+    """What Keras asks for on JAX and torch is built from these, without TensorFlow."""
+    model = build()
+    cut = find_cut(model)
+    with ActivationStore() as store:
+        trunks = Trunks(cut, store, dtype="float32", label="", widened=lambda: None)
+        feeds = [
+            RowFeed(trunks.rows([data.x]), y=data.y, batch_size=BATCH),
+            StreamFeed(trunks, model, Batches(data), guard=SimpleNamespace(look=lambda inputs: None)),
+        ]
+        wanted = keras.Model(model.input, model.get_layer("flat").output).predict(data.x, verbose=0)
+        for feed in feeds:
+            batches = list(feed.get_numpy_iterator())
+            assert len(batches) == feed.num_batches == 5
+            given, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+            np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(labels, data.y)
+            for ours, (theirs, _) in zip(batches, feed.get_tf_dataset(), strict=True):
+                np.testing.assert_array_equal(ours[0], theirs)
 
 
 # --- what cannot be fitted --------------------------------------------------------------------------------------------
