@@ -1,0 +1,255 @@
+"""A whole training, from a folder of pictures to a run, on small pictures that the tests render."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+
+import greffon
+from greffon.bundle.read import read_bundle
+from greffon.errors import DataError, InputError
+from greffon.frozen.engine import Engine
+from greffon.pictures import decode as pictures
+from greffon.training.progress import Reporter
+
+SIDE = 32
+HEAD = greffon.Stage(name="head", epochs=2, learning_rate=1e-2)
+BLOCK = greffon.Stage(name="block", unfreeze="conv5_block3", epochs=2, learning_rate=1e-3)
+RECIPE = greffon.Recipe(weights="thin", image_size=SIDE, stages=(HEAD, BLOCK))
+
+
+def render(folder, classes=("blue", "red", "stripes"), count=14):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.normal(80, 30, (40, 48, 3))
+            pixels[..., label] += 100
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos_folder(tmp_path_factory):
+    return render(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def run(photos_folder, tmp_path_factory):
+    """One run that several tests look at; made with a cache of its own, since this fixture outlives a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("module-cache")))
+        return greffon.train(
+            photos_folder, out=tmp_path_factory.mktemp("runs") / "run", recipe=RECIPE, reporter=Reporter()
+        )
+
+
+class Notes(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+    def warn(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Counts the pictures that go through an engine."""
+    rows = []
+    run_engine = Engine.run
+
+    def counted(self, inputs):
+        rows.append(len(inputs[0]))
+        return run_engine(self, inputs)
+
+    monkeypatch.setattr(Engine, "run", counted)
+    return rows
+
+
+def pixels_of(folder, frame):
+    return np.stack([pictures.decode(folder / path, SIDE, "crop") for path in frame["path"]])
+
+
+def test_the_table_is_what_the_plain_model_says(run, photos_folder):
+    bundle = read_bundle(run.path)
+    plain = keras.saving.load_model(run.path / "model.keras")
+    probabilities = plain.predict(pixels_of(photos_folder, bundle.table), verbose=0)
+    kept = bundle.table.select(pl.col("^p_.*$")).to_numpy()
+    np.testing.assert_allclose(kept, probabilities, atol=2e-3)  # activations are kept in float16
+    right = [
+        name == bundle.class_names[best]
+        for name, best in zip(bundle.table["label"], probabilities.argmax(1), strict=True)
+    ]
+    assert run.summary["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_the_frozen_part_is_the_weight_sets(run):
+    plain = keras.saving.load_model(run.path / "model.keras")
+    thin = greffon.resnet50("thin", input_shape=(SIDE, SIDE, 3))
+    moved = set()
+    for layer in thin.layers[2:]:
+        for ours, theirs in zip(plain.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True):
+            if layer.name != "conv1_conv" and not np.array_equal(ours, theirs):  # its channels are turned round
+                moved.add(layer.name.rpartition("_")[0].rpartition("_")[0])
+    assert moved == {"conv5_block3"}
+    stages = json.loads((run.path / "run.json").read_text())["stages"]
+    assert [stage["proof"]["holds"] for stage in stages] == [True, True]
+    assert [stage["proof"]["changed"] for stage in stages] == [[], []]
+
+
+def test_the_record(run):
+    record = json.loads((run.path / "run.json").read_text())
+    assert [stage["name"] for stage in record["stages"]] == ["head", "block"]
+    assert [stage["cut"] for stage in record["stages"]] == ["head_pool", "conv5_block2_out"]
+    assert record["trunk"]["computed"] == 42  # each picture once for both cuts
+    assert record["pictures"] == {"train": 33, "val": 9, "test": 0}
+    history = pl.read_csv(run.path / "history.csv")
+    assert history["stage"].to_list() == ["head", "head", "block", "block"]
+    assert history["epoch"].to_list() == [1, 2, 1, 2]
+    assert history["learning_rate"].to_list() == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])
+    assert str(run.path) in str(run)
+
+
+def test_the_recipe_file_gives_the_same_training_and_the_trunk_does_not_run(photos_folder, tmp_path, computed):
+    first = greffon.train(photos_folder, out=tmp_path / "a", recipe=RECIPE, reporter=Reporter())
+    assert first.summary["trunk"]["computed"] == 42
+    again = greffon.Recipe.from_yaml(first.path / "recipe.yaml")
+    second = greffon.train(photos_folder, out=tmp_path / "b", recipe=again, reporter=Reporter())
+    assert second.summary["trunk"] == {"computed": 0, "reused": 42, "engine": None, "activations": "float16"}
+    assert (first.path / "history.csv").read_text() == (second.path / "history.csv").read_text()
+    one, other = (keras.saving.load_model(it.path / "model.keras").get_weights() for it in (first, second))
+    assert all(map(np.array_equal, one, other))
+
+
+def test_an_interrupted_trunk_goes_on_where_it_was(photos_folder, tmp_path, computed, monkeypatch):
+    decode_many = pictures.decode_many
+    calls = []
+
+    def interrupted(sources, *options):
+        calls.append(len(sources))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode_many(sources, *options)
+
+    monkeypatch.setattr(pictures, "decode_many", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE, reporter=Reporter())
+    assert not (tmp_path / "run").exists()
+    assert calls == [32, 10]
+    monkeypatch.setattr(pictures, "decode_many", decode_many)
+    run = greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE, reporter=Reporter())
+    assert run.summary["trunk"]["computed"] == 10
+    assert run.summary["trunk"]["reused"] == 32
+
+
+def test_what_cannot_be_read_is_listed_and_left_out(tmp_path):
+    folder = render(tmp_path / "pictures", classes=("a", "b"), count=6)
+    (folder / "a" / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    (folder / "b" / "notes.txt").write_text("no picture")
+    notes = Notes()
+    recipe = RECIPE.replace(stages=(HEAD.replace(epochs=1),))
+    run = greffon.train(folder, out=tmp_path / "run", recipe=recipe, reporter=notes)
+    assert run.summary["left_out"] == {"unreadable": 1, "ignored": 1}
+    assert any("a/broken.jpg" in text for text in notes.said)
+    assert any("b/notes.txt" in text for text in notes.said)
+    assert sum(run.summary["pictures"].values()) == 12
+
+
+def test_missing_weights_stop_before_a_picture_is_read(tmp_path):
+    with pytest.raises(InputError, match=r"(?s)greffon weights fetch imagenet.*--weights thin"):
+        greffon.train(tmp_path / "does-not-exist", out=tmp_path / "run", reporter=Reporter())
+    with pytest.raises(InputError, match="no run"):
+        greffon.train(tmp_path, out=tmp_path / "run", recipe=greffon.Recipe(weights=str(tmp_path)), reporter=Reporter())
+
+
+def test_a_run_serves_as_weights(run, photos_folder, tmp_path):
+    notes = Notes()
+    stage = HEAD.replace(epochs=1, learning_rate=1e-12)
+    recipe = RECIPE.replace(weights=str(run.path), stages=(stage,))
+    same = greffon.train(photos_folder, out=tmp_path / "same", recipe=recipe, reporter=notes)
+    assert any("backbone and head" in text for text in notes.said)
+    # Nearly nothing was learned, so it answers as the run that it began with.
+    ours, theirs = (read_bundle(it.path).table.select(pl.col("^p_.*$")).to_numpy() for it in (same, run))
+    np.testing.assert_allclose(ours, theirs, atol=5e-3)
+    other = render(tmp_path / "other", classes=("x", "y"), count=4)
+    greffon.train(other, out=tmp_path / "two", recipe=recipe, reporter=notes)
+    assert any("other classes" in text for text in notes.said)
+
+
+def test_stages_that_freeze_again_do_not_use_old_activations(photos_folder, tmp_path):
+    """What the first stage moves lies in the trunk of the second, whose activations must be computed after it."""
+    stages = (BLOCK.replace(name="first", learning_rate=1e-2), HEAD.replace(name="then", epochs=1))
+    run = greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE.replace(stages=stages), reporter=Reporter())
+    bundle = read_bundle(run.path)
+    plain = keras.saving.load_model(run.path / "model.keras")
+    probabilities = plain.predict(pixels_of(photos_folder, bundle.table), verbose=0)
+    np.testing.assert_allclose(bundle.table.select(pl.col("^p_.*$")).to_numpy(), probabilities, atol=2e-3)
+
+
+def test_nothing_frozen_and_statistics_of_the_batch(photos_folder, tmp_path):
+    stage = greffon.Stage(name="all", unfreeze="all", batch_norm="train", epochs=1, learning_rate=1e-5)
+    run = greffon.train(
+        photos_folder, out=tmp_path / "run", recipe=RECIPE.replace(stages=(stage,)), reporter=Reporter()
+    )
+    record = json.loads((run.path / "run.json").read_text())["stages"][0]
+    assert record["cut"] == ""
+    assert record["proof"]["moving_statistics"] > 0
+    assert run.summary["trunk"]["computed"] == 0
+
+
+def test_the_tutorial_recipe_on_several_labels(photos_folder, tmp_path):
+    recipe = greffon.recipe.RECIPES["tutorial"].replace(weights="thin", image_size=SIDE)
+    recipe = recipe.replace(
+        stages=(recipe.stages[0].replace(epochs=1),), head=recipe.head.replace(hidden=8, output="sigmoid")
+    )
+    run = greffon.train(photos_folder, out=tmp_path / "run", recipe=recipe, reporter=Reporter())
+    bundle = read_bundle(run.path)
+    assert bundle.several_labels
+    assert bundle.preprocessing.resize == "stretch"
+    assert json.loads((run.path / "run.json").read_text())["stages"][0]["cut"] == "conv5_block2_out"
+
+
+def test_a_loss_that_is_no_number_names_the_learning_rate(photos_folder, tmp_path):
+    recipe = RECIPE.replace(stages=(HEAD.replace(optimizer="sgd", learning_rate=1e38),))
+    with pytest.raises(InputError, match="learning-rate"):
+        greffon.train(photos_folder, out=tmp_path / "run", recipe=recipe, reporter=Reporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_that_goes_bad_is_named(photos_folder, tmp_path, monkeypatch):
+    def bad(sources, *options):
+        yield 0, DataError("blue/1.png: truncated")
+
+    monkeypatch.setattr(pictures, "decode_many", bad)
+    with pytest.raises(DataError, match=r"blue/1\.png"):
+        greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE, reporter=Reporter())
+
+
+def test_numbers_too_large_for_float16_are_kept_in_float32(photos_folder, tmp_path, monkeypatch):
+    from greffon.training import job
+
+    build = job.build_model
+
+    def loud(*arguments):
+        model, record, notes = build(*arguments)
+        kernel = model.get_layer("conv5_block3_3_conv").kernel
+        kernel.assign(kernel * 1e6)
+        return model, record, notes
+
+    monkeypatch.setattr(job, "build_model", loud)
+    notes = Notes()
+    recipe = RECIPE.replace(stages=(HEAD.replace(epochs=1, learning_rate=1e-9),))
+    run = greffon.train(photos_folder, out=tmp_path / "run", recipe=recipe, reporter=notes)
+    assert run.summary["trunk"]["activations"] == "float32"
+    assert any("float16" in text for text in notes.said)
