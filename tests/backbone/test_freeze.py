@@ -564,8 +564,13 @@ def test_the_table_in_a_terminal_and_in_a_notebook(full):
     console = Console(width=140)
     with console.capture() as capture:
         console.print(table)
-    assert "conv5_block3_2_conv (Conv2D)" in capture.get()
+    assert "conv5_block3_2_conv " in capture.get()
     assert "4,486,154 parameters in 14 tensors train" in capture.get()
+    narrow = Console(width=80)
+    with narrow.capture() as capture:
+        narrow.print(table.compact())
+    blocks = [line for line in capture.get().splitlines() if " conv, " in line and "parameters" not in line]
+    assert len([line for line in blocks if "stored" in line]) == 17  # the stem and 16 blocks, a line for each
     page = table._repr_html_()
     assert page.count("<tr") == len(str(table).splitlines()) - 3
     assert "conv5_block3_2_conv (Conv2D)" in page

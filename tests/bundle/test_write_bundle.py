@@ -208,7 +208,7 @@ def test_a_head_of_the_users_own_is_said(tmp_path):
     head = greffon.Head(layer=OwnHead(3, name="own"))
     model = grafted(head=head)
     (note,) = check_model(model)
-    assert re.search(r"OwnHead \(.*test_write\).*custom_objects", note)
+    assert re.search(r"OwnHead \(.*test_write_bundle\).*custom_objects", note)
     recipe = greffon.Recipe(weights="thin", image_size=64, head=head)
     run = write_bundle(tmp_path / "run", contents_of(model, recipe=recipe))
     notes = _json(run, "run.json")["notes"]

@@ -14,7 +14,7 @@ from greffon.frozen.store import ActivationStore
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
 
-COUNT = CHUNK + 8
+COUNT = 3 * CHUNK + 8
 SHAPE = (12, 12, 3)
 
 
@@ -102,6 +102,15 @@ def test_an_interrupted_pass_keeps_its_chunks(case):
         case.loaded.clear()
         OnePass(case.graph, parts(case, store), case.load).run()
         assert sorted(case.loaded) == list(range(CHUNK, COUNT))
+
+
+def test_a_pass_that_nothing_can_hold_ends_early(case):
+    with ActivationStore(limit_bytes=1) as store:
+        filled = parts(case, store, memory=0)
+        OnePass(case.graph, filled, case.load).run()
+        assert len(set(case.loaded)) <= 2 * CHUNK  # the second chunk may have been read ahead
+        expected = case.cuts[0].trunk.run([case.pictures])[0]
+        np.testing.assert_allclose(filled[0].all()[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_float16_cannot_hold_is_told(case):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import http.server
+import re
 import threading
 
 import h5py
@@ -60,7 +61,8 @@ def test_every_file_that_keras_writes_gives_the_same_features(written, build, tr
     model = build()
     record = found.restore(model)
     _same_features(model, trained, pictures)
-    assert any("the file's own head): dense, dense_1" in note for note in record.notes) == left_out
+    said = r"the file's own head\): dense(_\d+)?, dense_\d+"  # Keras counts on from the tests before
+    assert any(re.search(said, note) for note in record.notes) == left_out
     assert record.weights == str(path)
     assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert record.preprocessing is None, "such a file does not tell"

@@ -95,6 +95,12 @@ class Activations:
                 array[rows] = part
             self._held[rows] = True
 
+    def holds(self, rows: Array) -> bool:
+        """Whether memory or store have the activations of these rows."""
+        if self._arrays is not None and self._held[rows].all():
+            return True
+        return self.trunk.missing([self.keys[row] for row in rows]).size == 0
+
     def all(self) -> list[Array]:
         """All activations, in order: one array per tensor of the cut."""
         return self.gather(np.arange(len(self)))
@@ -109,7 +115,7 @@ class Activations:
     def _store(self, rows: Array) -> bool:
         """Compute some rows for the store alone; whether it took them all."""
         self._fetch(rows)
-        return not rows.size or self.trunk.missing([self.keys[row] for row in rows]).size == 0
+        return self.holds(rows)
 
     def _fetch(self, rows: Array) -> list[Array]:
         if not rows.size:

@@ -119,7 +119,7 @@ class _Rewriter:
             maker = self.makers.get(tensor)
             still_read = self.readers.get(tensor) or tensor in self.graph.outputs
             if maker is None or still_read or not self._can_move_through(maker):
-                self.even[tensor] = self._new(EvenPositions(), tensor, "even")
+                self.even[tensor] = self._new(EvenPositions(name="even_positions"), tensor, "even")
             else:
                 self._drop(maker)
                 self.even[tensor] = self._moved(maker)
@@ -129,7 +129,9 @@ class _Rewriter:
         layer, path = maker.operation, f"{maker.path}/even"
         if isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) != (1, 1):
             margin = tuple(side // 2 for side in layer.kernel_size)
-            padded = self._new(keras.layers.ZeroPadding2D(margin, dtype=layer.dtype_policy), maker.inputs[0], path)
+            # With a name of its own, so that the names which Keras gives the user's later layers do not count it.
+            pad = keras.layers.ZeroPadding2D(margin, name=f"{layer.name}_even_pad", dtype=layer.dtype_policy)
+            padded = self._new(pad, maker.inputs[0], path)
             return self._new(Restrided(layer, (2, 2)), padded, path)
         inputs = [self._even(tensor) for tensor in maker.inputs]
         halved = dict(zip(maker.inputs, inputs, strict=True))

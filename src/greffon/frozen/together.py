@@ -69,6 +69,8 @@ class OnePass:
                 part.put(rows, [values[tensor] for tensor in part.trunk.cut.trunk.outputs])
             if advance is not None:
                 advance(len(rows))
+            if not any(part.holds(rows) for part in self.parts):
+                return  # neither memory nor disk takes them: what is computed now would be computed again later
 
     def _loaded(self, missing: Array) -> Iterator[tuple[Array, Sequence[Array]]]:
         """Chunks with their pictures; the next one is read while this one is computed."""

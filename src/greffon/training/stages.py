@@ -165,7 +165,13 @@ class Stages:
         plans = self._filled_plans()
         results = []
         for index, plan in enumerate(plans):
-            results.append(self._run_stage(index, plan))
+            try:
+                results.append(self._run_stage(index, plan))
+            except DoesNotFitFloat16:  # of a stage whose trunk an earlier one moved, or that nothing could hold
+                raise InputError(
+                    f"stage {plan.stage.name!r}: an activation is beyond the range of float16; train with "
+                    "--activations float32"
+                ) from None
             last = plan.source
             if index < len(plans) - 1:
                 plan.source = None  # gives the memory back
