@@ -110,5 +110,7 @@ def test_what_is_said_of_pooling_is_so():
     last = [layer.name for layer in pooled.layers[-10:]]
     assert last[0] == "conv5_block3_1_bn"
     assert isinstance(pooled.layers[-1], keras.layers.GlobalAveragePooling2D)
-    averaged = keras.Sequential([keras.Input((7, 7, 2048)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(256)])
+    averaged = keras.Sequential(
+        [keras.Input((7, 7, 2048)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(256)]
+    )
     assert averaged.count_params() == 524_544

@@ -1,0 +1,64 @@
+"""Every example in a docstring, run as it stands; and every public door has one."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import greffon
+
+# Importing it runs the command.
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(greffon.__path__, "greffon.")
+    if not module.name.endswith(".__main__")
+)
+# What a door returns is shown by the example of that door: running it again would train again.
+SHOWN_BY = {"Run": "train", "Predictor": "load", "Evaluation": "evaluate"}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Examples that write relative paths, or make temporary folders, leave nothing behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def examples_of(module):
+    """The docstrings of a module that hold examples, in the order of its lines."""
+    found = doctest.DocTestFinder(exclude_empty=True).find(module)
+    return sorted((test for test in found if test.examples), key=lambda test: test.lineno or 0)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_run(name):
+    told: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in examples_of(importlib.import_module(name)):
+        runner.run(test, out=told.append)
+    assert not runner.failures, "".join(told)
+
+
+def public_names():
+    for name in greffon.__all__:
+        value = getattr(greffon, name)
+        if callable(value) and not (inspect.isclass(value) and issubclass(value, Exception)):
+            yield name
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_a_public_door_has_an_example(name):
+    value = getattr(greffon, name)
+    assert inspect.getdoc(value)
+    shown = getattr(greffon, SHOWN_BY.get(name, name))
+    assert any(test.examples for test in doctest.DocTestFinder().find(shown)), f"greffon.{name} has no example"
+
+
+def test_exceptions_say_what_they_are_for():
+    errors = [getattr(greffon, name) for name in greffon.__all__ if name.endswith("Error")]
+    assert errors
+    assert all("__doc__" in vars(error) and error.__doc__ for error in errors)
