@@ -69,7 +69,14 @@ class Head(Options):
 
 
 class Stage(Options):
-    """A stretch of training with one set of freeze rules, one optimizer and one learning rate."""
+    """A stretch of training with one set of freeze rules, one optimizer and one learning rate.
+
+    Example:
+        >>> import greffon
+        >>> stage = greffon.Stage(name="deeper", unfreeze=("conv5", "!conv5_block1"), epochs=20)
+        >>> stage.epochs, stage.batch_norm
+        (20, 'frozen')
+    """
 
     name: str = Field(default="head", min_length=1, description="what the stage is called in tables and files")
     unfreeze: Unfreeze = Field(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_KINDS = {"python", "pycon", "sh", "text"}
+_KINDS = {"python", "pycon", "sh", "text", "yaml"}
 
 
 @dataclass(frozen=True)
