@@ -3,9 +3,9 @@
     python examples/tutorial.py
 
 Nothing is downloaded. 600 pictures of ten kinds of clothes to learn from, 400 to test on; the network is the embedded
-one of half width. Prints the freeze table, ten epochs, and the accuracy on the test pictures: expect about 0.76 (one run gave
-0.762, in a minute on two cores). The head and the last ten layers train together here, from a new head; `greffon demo`
-trains the head first.
+one of half width. Prints the freeze table, ten epochs, and the accuracy on the test pictures: expect about 0.76 (one
+run gave 0.762, in a minute on two cores). The head and the last ten layers train together here, from a new head;
+`greffon demo` trains the head first.
 
 Smaller: python examples/tutorial.py --size 64 --pictures 5 --epochs 2
 """

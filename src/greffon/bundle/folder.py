@@ -151,7 +151,9 @@ def _check_place(place: Path, *, overwrite: bool) -> None:
     if not is_run(place):
         raise InputError(f"{place} is not empty and is no run of greffon: give a new or empty folder")
     if not overwrite:
-        raise InputError(f"{place} holds a run already: give another folder, or replace it with overwrite=True (--overwrite)")
+        raise InputError(
+            f"{place} holds a run already: give another folder, or replace it with overwrite=True (--overwrite)"
+        )
     others = strangers(place)
     if others:
         raise InputError(
