@@ -153,6 +153,15 @@ def test_an_interrupted_trunk_goes_on_where_it_was(photos_folder, tmp_path, comp
     assert run.summary["trunk"]["reused"] == 32
 
 
+def test_nothing_is_said_of_time_that_was_not_saved(run):
+    lines = str(run)
+    assert "saved" in lines
+    worse = type(run)(run.path, run.measures, run.summary | {"seconds_saved": -0.5})
+    assert "saved" not in str(worse)
+    unknown = type(run)(run.path, run.measures, run.summary | {"seconds_saved": None})
+    assert "saved" not in str(unknown)
+
+
 def test_what_cannot_be_read_is_listed_and_left_out(tmp_path):
     folder = render(tmp_path / "pictures", classes=("a", "b"), count=6)
     (folder / "a" / "broken.jpg").write_bytes(b"\xff\xd8 no more")
@@ -179,6 +188,7 @@ def test_a_run_serves_as_weights(run, photos_folder, tmp_path):
     recipe = RECIPE.replace(weights=str(run.path), stages=(stage,))
     same = greffon.train(photos_folder, out=tmp_path / "same", recipe=recipe, reporter=notes)
     assert any("backbone and head" in text for text in notes.said)
+    assert not any("Left out" in text for text in notes.said)
     # Nearly nothing was learned, so it answers as the run that it began with.
     ours, theirs = (read_bundle(it.path).table.select(pl.col("^p_.*$")).to_numpy() for it in (same, run))
     np.testing.assert_allclose(ours, theirs, atol=5e-3)

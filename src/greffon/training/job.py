@@ -67,7 +67,7 @@ class Run:
             f"time {duration(self.summary['seconds'])}, "
             f"of which the frozen part {duration(self.summary['trunk_seconds'])}",
         ]
-        if saved is not None:
+        if saved is not None and saved > 0:
             whole = duration(self.summary["trunk_seconds_every_epoch"])
             lines.append(f"running the frozen layers in every epoch would have cost {whole}: {duration(saved)} saved")
         return [*lines, f"run {self.path}"]

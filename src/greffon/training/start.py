@@ -63,7 +63,8 @@ def build_model(
     side = recipe.image_size
     backbone = resnet50(weights=start.weights, input_shape=(side, side, 3))
     restored = backbone.greffon_weights
-    notes = [f"weights: {note}" for note in restored.notes]
+    # Of a run, what becomes of its head is said below.
+    notes = [] if start.run else [f"weights: {note}" for note in restored.notes]
     record = restored.preprocessing
     if recipe.preprocessing != "auto":
         record = PREPROCESSINGS[recipe.preprocessing]
