@@ -106,8 +106,8 @@ class FlatGraph:
 class GraphModel(keras.Model):
     """A Keras model that runs a flat graph and shares its layers.
 
-    It calls the layers where `keras.Model(inputs, outputs)` would record new calls on them: another model's
-    layers then still know one call each, and their `.output` stays what it was.
+    It calls the layers where `keras.Model(inputs, outputs)` would record new calls on them, so that the layers of
+    the model which the graph was made from know the same calls as before.
 
     Args:
         graph: the calls to run.

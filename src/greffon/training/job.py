@@ -69,7 +69,10 @@ class Run:
         ]
         if saved is not None and saved > 0:
             whole = duration(self.summary["trunk_seconds_every_epoch"])
-            lines.append(f"running the frozen layers in every epoch would have cost {whole}: {duration(saved)} saved")
+            lines.append(
+                f"running the frozen layers in every epoch would have cost {whole} at the same speed: "
+                f"{duration(saved)} saved"
+            )
         return [*lines, f"run {self.path}"]
 
 
