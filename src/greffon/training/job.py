@@ -70,8 +70,8 @@ class Run:
         if saved is not None and saved > 0:
             whole = duration(self.summary["trunk_seconds_every_epoch"])
             lines.append(
-                f"running the frozen layers in every epoch would have cost {whole} at the same speed: "
-                f"{duration(saved)} saved"
+                f"running the frozen layers in every epoch would have cost about {whole}, at the speed last measured "
+                f"here: {duration(saved)} saved"
             )
         return [*lines, f"run {self.path}"]
 

@@ -230,6 +230,8 @@ class Stages:
         missing = len(one_pass.missing())
         self.work.reused += len(self.samples) - missing
         if missing:
+            if missing < len(self.samples):
+                self.reporter.note(f"frozen part: {len(self.samples) - missing} activations are in the store already")
             start = time.perf_counter()
             with self.reporter.bar("frozen part", total=missing) as advance:
                 one_pass.run(advance)
