@@ -20,6 +20,11 @@ CHUNK = 32
 _MEMORY_SHARE = 0.25
 
 
+def fits_memory(size: int, memory: int | None = None) -> bool:
+    """Whether so many bytes may be held in memory: up to `memory`, by default a quarter of what is free."""
+    return size <= (psutil.virtual_memory().available * _MEMORY_SHARE if memory is None else memory)
+
+
 class Activations:
     """Activations of a list of pictures.
 
@@ -36,8 +41,7 @@ class Activations:
         self.trunk = trunk
         self.keys = list(keys)
         self._load = load
-        limit = psutil.virtual_memory().available * _MEMORY_SHARE if memory is None else memory
-        self.in_memory = len(self.keys) * trunk.nbytes <= limit
+        self.in_memory = fits_memory(len(self.keys) * trunk.nbytes, memory)
         self._arrays = trunk.empty(len(self.keys)) if self.in_memory else None
         self._held = np.zeros(len(self.keys), bool)
 

@@ -159,7 +159,7 @@ def decode_many(
     check_rule(size, rule)
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise InputError(f"workers must be a whole number of at least 1, or None for all processors, got {workers!r}")
-    return _in_order(sources, size, rule, workers or min(16, _processors()))
+    return _in_order(sources, size, rule, workers or usual_workers())
 
 
 def read_size(source: Source) -> tuple[int, int]:
@@ -290,7 +290,8 @@ def _in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _processors() -> int:
+def usual_workers() -> int:
+    """Threads to read pictures with: one for each processor that this process may use, at most 16."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min(16, len(os.sched_getaffinity(0)))
+    return min(16, os.cpu_count() or 1)

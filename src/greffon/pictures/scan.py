@@ -20,7 +20,7 @@ import polars as pl
 import xxhash
 
 from greffon.errors import DataError
-from greffon.pictures.decode import DECODER_VERSION, decode, read_size
+from greffon.pictures.decode import DECODER_VERSION, decode, read_size, usual_workers
 from greffon.pictures.opened import name_of
 from greffon.weights.cache import cache_dir
 
@@ -93,7 +93,7 @@ def scan(
     results: list[Scanned] = []
     told = 0
     try:
-        for result in _in_order(memory, files, workers or min(16, _processors())):
+        for result in _in_order(memory, files, workers or usual_workers()):
             results.append(result)
             if advance is not None and len(results) - told >= _CHUNK:
                 advance(len(results) - told)
@@ -233,9 +233,3 @@ def _hash_in_pieces(file: Path) -> str:
         while piece := stream.read(2**24):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
+
+from greffon.frozen.activations import fits_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from greffon.frozen.trunk import Load
 
     Array = np.ndarray[Any, Any]
-
-# As for activations: the share of the free memory that decoded pictures may fill.
-_MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ class PictureRows:
     def __init__(self, samples: Samples, *, memory: int | None = None) -> None:
         self._samples = samples
         size = len(samples) * int(np.prod(samples.shape))
-        limit = psutil.virtual_memory().available * _MEMORY_SHARE if memory is None else memory
-        self._array = np.empty((len(samples), *samples.shape), np.uint8) if size <= limit else None
+        held = fits_memory(size, memory)
+        self._array = np.empty((len(samples), *samples.shape), np.uint8) if held else None
         self._held = np.zeros(len(samples), bool)
 
     def __len__(self) -> int:
