@@ -15,6 +15,7 @@ from greffon.errors import InputError
 
 Pool = Literal["avg", "max", "grid2", "grid3", "flatten"]
 ResizeRule = Literal["crop", "stretch", "pad"]
+Augment = Literal["flip", "crop", "colour", "rand"]
 FreezeRule = int | str
 Unfreeze = FreezeRule | tuple[FreezeRule, ...]
 """What trains beside the head: `none`, `all`, a number of layers, a block, a group, a glob, `re:...`,
@@ -127,6 +128,40 @@ class Recipe(Options):
     activations: Literal["float16", "float32"] = Field(
         default="float16", description="how the activations of the trunk are kept"
     )
+    views: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="views of each picture to learn from: itself and views - 1 random changes of it, one drawn in each "
+        "epoch; the trunk runs once for each view",
+    )
+    augment: Augment = Field(
+        default="crop",
+        description="what the views beyond the first are: flip: mirrored (one view); crop: random cut-outs, half of "
+        "them mirrored; colour: the same with other brightness, contrast, saturation and hue; rand: RandAugment",
+    )
+    feature_noise: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="noise on pooled activations while training, as a share of their standard deviation",
+    )
+    feature_brightness: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="most that each channel of pooled activations is made brighter or darker while training, as a "
+        "share of the activations' range (FroFA)",
+    )
+    precision: Literal["fp32", "int8"] = Field(
+        default="fp32", description="arithmetic of the trunk; int8: faster, compared with fp32 before it is used"
+    )
+    min_agreement: float = Field(
+        default=0.99,
+        ge=0.0,
+        le=1.0,
+        description="share of the validation pictures that must get the same label with an int8 trunk as with fp32",
+    )
     head: Head = Field(default_factory=Head, description="what is grafted onto the backbone")
     stages: tuple[Stage, ...] = Field(
         default=(
@@ -149,6 +184,15 @@ class Recipe(Options):
     def _own_layer_has_no_options(self) -> Self:
         if self.head.layer is not None and (self.head.hidden or self.head.dropout):
             raise ValueError("a head with its own layer takes neither hidden nor dropout")
+        return self
+
+    @model_validator(mode="after")
+    def _a_mirror_has_one_image(self) -> Self:
+        if self.augment == "flip" and self.views > 2:
+            raise ValueError(
+                f"augment 'flip' gives one view beside the picture itself: views must be 1 or 2, got {self.views}; "
+                "take another augment for more"
+            )
         return self
 
     def to_yaml(self) -> str:
