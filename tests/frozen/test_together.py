@@ -9,6 +9,7 @@ import pytest
 from greffon.frozen.activations import CHUNK, Activations
 from greffon.frozen.cost import known_speed, macs, remember_speed
 from greffon.frozen.cut import find_cut
+from greffon.frozen.engine import build_engine
 from greffon.frozen.graph import flatten
 from greffon.frozen.store import ActivationStore
 from greffon.frozen.together import OnePass
@@ -98,7 +99,7 @@ def test_an_interrupted_pass_keeps_its_chunks(case):
     with ActivationStore() as store:
         with pytest.raises(KeyboardInterrupt):
             OnePass(case.graph, parts(case, store), interrupted).run()
-        assert sorted(case.loaded) == list(range(CHUNK))
+        assert set(case.loaded) >= set(range(CHUNK))
         case.loaded.clear()
         OnePass(case.graph, parts(case, store), case.load).run()
         assert sorted(case.loaded) == list(range(CHUNK, COUNT))
@@ -108,7 +109,7 @@ def test_a_pass_that_nothing_can_hold_ends_early(case):
     with ActivationStore(limit_bytes=1) as store:
         filled = parts(case, store, memory=0)
         OnePass(case.graph, filled, case.load).run()
-        assert len(set(case.loaded)) <= 2 * CHUNK  # the second chunk may have been read ahead
+        assert len(set(case.loaded)) <= 3 * CHUNK  # two chunks may have been read ahead
         expected = case.cuts[0].trunk.run([case.pictures])[0]
         np.testing.assert_allclose(filled[0].all()[0], expected, rtol=1e-5, atol=1e-6)
 
@@ -133,3 +134,108 @@ def test_speed_is_remembered_and_losing_it_does_no_harm(cache_folder):
     assert (known_speed("onnx"), known_speed("keras"), known_speed()) == (2e9, 1e9, 2e9)
     (cache_folder / "speed.json").write_text("[broken")
     assert known_speed() is None
+
+
+class Counted:
+    """An engine that fails at a chunk, and says how many rows came before."""
+
+    name, batch_size = "made up", CHUNK
+
+    def __init__(self, graph, error=None, at=None):
+        self.engine = build_engine(graph)
+        self.error, self.at, self.calls = error, at, 0
+
+    def run(self, inputs):
+        self.calls += 1
+        if self.calls - 1 == self.at:
+            raise self.error
+        return self.engine.run(inputs)
+
+
+def test_the_engine_is_the_one_that_is_given(case):
+    built = []
+    with ActivationStore() as store:
+        one_pass = OnePass(case.graph, parts(case, store), case.load, build=lambda g: built.append(g) or Counted(g))
+        one_pass.run()
+        one_pass.run()
+    assert built == [one_pass.graph]
+    assert one_pass.engine_name == "made up"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of breath"), KeyboardInterrupt()])
+@pytest.mark.parametrize("memory", [None, 0])
+def test_what_was_computed_before_an_engine_failed_is_kept(case, error, memory):
+    with ActivationStore() as store:
+        filled = parts(case, store, memory=memory)
+        with pytest.raises(type(error)):
+            OnePass(case.graph, filled, case.load, build=lambda graph: Counted(graph, error, at=2)).run()
+    with ActivationStore() as store:
+        rest = OnePass(case.graph, parts(case, store), case.load)
+        assert rest.missing().tolist() == list(range(2 * CHUNK, COUNT))
+
+
+def test_an_error_in_storing_is_told_and_the_chunks_before_it_are_kept(case, monkeypatch):
+    put = Activations.put
+
+    def full(self, rows, outputs):
+        if CHUNK in rows:
+            raise OSError("no disk")
+        put(self, rows, outputs)
+
+    with ActivationStore() as store:
+        filled = parts(case, store)
+        monkeypatch.setattr(Activations, "put", full)
+        with pytest.raises(OSError, match="no disk"):
+            OnePass(case.graph, filled, case.load).run()
+        assert set(OnePass(case.graph, filled, case.load).missing()) <= set(range(CHUNK, COUNT))
+
+
+def test_a_chunk_is_whole_batches_of_the_engine(case):
+    sizes = []
+
+    def load(rows):
+        sizes.append(len(rows))
+        return case.load(rows)
+
+    def build(graph):
+        engine = Counted(graph)
+        engine.batch_size = 24
+        return engine
+
+    with ActivationStore() as store:
+        OnePass(case.graph, parts(case, store), load, build=build).run()
+    assert sizes == [48, 48, COUNT - 96]
+
+
+def test_advance_is_told_of_what_is_stored(case):
+    with ActivationStore() as store:
+        filled = parts(case, store)
+        told = []
+
+        def advance(count):
+            told.append(count)
+            assert all(part.holds(np.arange(sum(told))) for part in filled)
+
+        OnePass(case.graph, filled, case.load).run(advance)
+    assert sum(told) == COUNT
+
+
+def test_filling_takes_no_memory_where_the_store_takes_it(case):
+    with ActivationStore() as store:
+        filled = parts(case, store)
+        OnePass(case.graph, filled, case.load).run()
+        assert all(part.in_memory for part in filled)
+        assert [part.held for part in filled] == [0, 0]
+        filled[0].gather(np.arange(10))
+        assert filled[0].held == 10
+
+
+def test_what_the_store_does_not_take_is_held_in_memory(case):
+    with ActivationStore(limit_bytes=1) as store:
+        filled = parts(case, store)
+        OnePass(case.graph, filled, case.load).run()
+        assert [part.held for part in filled] == [COUNT, COUNT]
+        read = len(case.loaded)
+        expected = case.cuts[1].trunk.run([case.pictures])[0]
+        np.testing.assert_allclose(filled[1].all()[0], expected, rtol=1e-5, atol=1e-6)
+        assert len(case.loaded) == read

@@ -20,6 +20,19 @@ CHUNK = 32
 _MEMORY_SHARE = 0.25
 
 
+def chunks(rows: Array, batch_size: int) -> list[Array]:
+    """Rows in chunks of `CHUNK`, or of a few more where an engine's batches need that to be full.
+
+    Example:
+        >>> import numpy as np
+        >>> from greffon.frozen.activations import chunks
+        >>> [len(chunk) for chunk in chunks(np.arange(100), 24)]
+        [48, 48, 4]
+    """
+    size = -(-CHUNK // batch_size) * batch_size
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def fits_memory(size: int, memory: int | None = None) -> bool:
     """Whether so many bytes may be held in memory: up to `memory`, by default a quarter of what is free."""
     return size <= (psutil.virtual_memory().available * _MEMORY_SHARE if memory is None else memory)
@@ -58,6 +71,11 @@ class Activations:
         """Dtype of each tensor."""
         return self.trunk.dtypes
 
+    @property
+    def held(self) -> int:
+        """Pictures whose activation is in memory now."""
+        return int(self._held.sum())
+
     def fill(self, advance: Callable[[int], None] | None = None) -> bool:
         """Compute and store whatever is missing, `CHUNK` pictures at a time, as long as there is room for it.
 
@@ -89,20 +107,25 @@ class Activations:
     def put(self, rows: Array, outputs: Sequence[Array]) -> None:
         """Take activations that were computed elsewhere.
 
+        They go into the store; into memory only those that it does not take. So filling many takes no more memory
+        than filling few, and `gather` brings into memory what is trained on, when it is.
+
         Args:
             rows: which pictures of the list they belong to.
             outputs: one array of shape (len(rows), ...) per tensor of the cut.
         """
-        kept = self.trunk.keep([self.keys[row] for row in rows], outputs)
+        keys = [self.keys[row] for row in rows]
+        kept = self.trunk.keep(keys, outputs)
         if self._arrays is not None:
+            left = self.trunk.missing(keys)
             for array, part in zip(self._arrays, kept, strict=True):
-                array[rows] = part
-            self._held[rows] = True
+                array[rows[left]] = part[left]
+            self._held[rows[left]] = True
 
     def holds(self, rows: Array) -> bool:
         """Whether memory or store have the activations of these rows."""
-        if self._arrays is not None and self._held[rows].all():
-            return True
+        if self._arrays is not None:
+            rows = rows[~self._held[rows]]
         return self.trunk.missing([self.keys[row] for row in rows]).size == 0
 
     def all(self) -> list[Array]:

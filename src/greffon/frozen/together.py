@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.frozen.activations import CHUNK
+from greffon.frozen.activations import chunks
 from greffon.frozen.engine import build_engine
+from greffon.frozen.pipeline import overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from greffon.frozen.activations import Activations
     from greffon.frozen.engine import Engine
@@ -28,11 +28,20 @@ class OnePass:
         graph: of the whole model, which all trunks are part of.
         parts: activations with the same keys, each behind another cut of the model.
         load: gives the model's inputs for rows of the common list of pictures.
+        build: makes the engine of the common graph.
     """
 
-    def __init__(self, graph: FlatGraph, parts: Sequence[Activations], load: Load) -> None:
+    def __init__(
+        self,
+        graph: FlatGraph,
+        parts: Sequence[Activations],
+        load: Load,
+        *,
+        build: Callable[[FlatGraph], Engine] = build_engine,
+    ) -> None:
         self.parts = list(parts)
         self._load = load
+        self._build = build
         self._outputs = list(dict.fromkeys(t for part in self.parts for t in part.trunk.cut.trunk.outputs))
         self.graph = graph.between(graph.inputs, self._outputs)
         self._engine: Engine | None = None
@@ -41,7 +50,7 @@ class OnePass:
     def engine(self) -> Engine:
         """The engine that gives the tensors of all cuts; built when the first picture has to be computed."""
         if self._engine is None:
-            self._engine = build_engine(self.graph)
+            self._engine = self._build(self.graph)
         return self._engine
 
     @property
@@ -55,29 +64,34 @@ class OnePass:
         return np.unique(np.concatenate(missing)).astype(int) if missing else np.arange(0)
 
     def run(self, advance: Callable[[int], None] | None = None) -> None:
-        """Compute and store what is missing, `CHUNK` pictures at a time; then every part can be asked for any row.
+        """Compute and store what is missing; then every part can be asked for any row.
+
+        Pictures are read, computed and stored at the same time, some dozens at once: see `pipeline`. What was
+        computed is stored when this is left, by an error or an interrupt too.
 
         Args:
-            advance: called with the number of pictures done since the last call.
+            advance: called with the number of pictures stored since the last call.
 
         Raises:
             DoesNotFitFloat16: a part is kept in float16, and a number is too large for it.
+            Exception: whatever `load` raises.
         """
-        for rows, inputs in self._loaded(self.missing()):
-            values = dict(zip(self._outputs, self.engine.run(list(inputs)), strict=True))
-            for part in self.parts:
-                part.put(rows, [values[tensor] for tensor in part.trunk.cut.trunk.outputs])
-            if advance is not None:
-                advance(len(rows))
-            if not any(part.holds(rows) for part in self.parts):
-                return  # neither memory nor disk takes them: what is computed now would be computed again later
+        missing = self.missing()
+        if missing.size:
+            overlap(
+                chunks(missing, self.engine.batch_size),
+                read=self._load,
+                compute=lambda inputs: self.engine.run(list(inputs)),
+                write=self._put,
+                done=None if advance is None else lambda rows: advance(len(rows)),
+            )
 
-    def _loaded(self, missing: Array) -> Iterator[tuple[Array, Sequence[Array]]]:
-        """Chunks with their pictures; the next one is read while this one is computed."""
-        chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
-        with ThreadPoolExecutor(1, "greffon-load") as reader:
-            ahead = [reader.submit(self._load, rows) for rows in chunks[:1]]
-            for number, rows in enumerate(chunks):
-                inputs = ahead.pop().result()
-                ahead += [reader.submit(self._load, following) for following in chunks[number + 1 : number + 2]]
-                yield rows, inputs
+    def _put(self, rows: Array, outputs: Sequence[Array]) -> bool:
+        """Give every part its tensors; whether one of them could keep what it was given.
+
+        Where neither memory nor disk takes them, what is computed now would be computed again later.
+        """
+        values = dict(zip(self._outputs, outputs, strict=True))
+        for part in self.parts:
+            part.put(rows, [values[tensor] for tensor in part.trunk.cut.trunk.outputs])
+        return any(part.holds(rows) for part in self.parts)
