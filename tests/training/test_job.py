@@ -14,6 +14,7 @@ from greffon.bundle.read import read_bundle
 from greffon.errors import DataError, InputError
 from greffon.frozen.engine import Engine
 from greffon.pictures import decode as pictures
+from greffon.pictures import views
 from greffon.training.progress import Reporter
 
 SIDE = 32
@@ -133,24 +134,37 @@ def test_the_recipe_file_gives_the_same_training_and_the_trunk_does_not_run(phot
 
 
 def test_an_interrupted_trunk_goes_on_where_it_was(photos_folder, tmp_path, computed, monkeypatch):
-    decode_many = pictures.decode_many
+    read = views.decode_views_many
     calls = []
 
-    def interrupted(sources, *options):
-        calls.append(len(sources))
+    def interrupted(requests, *options):
+        calls.append(len(requests))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return decode_many(sources, *options)
+        return read(requests, *options)
 
-    monkeypatch.setattr(pictures, "decode_many", interrupted)
+    monkeypatch.setattr(views, "decode_views_many", interrupted)
     with pytest.raises(KeyboardInterrupt):
         greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE, reporter=Reporter())
     assert not (tmp_path / "run").exists()
-    assert calls == [32, 10]
-    monkeypatch.setattr(pictures, "decode_many", decode_many)
+    assert 0 < calls[0] < 42
+    monkeypatch.setattr(views, "decode_views_many", read)
     run = greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE, reporter=Reporter())
-    assert run.summary["trunk"]["computed"] == 10
-    assert run.summary["trunk"]["reused"] == 32
+    assert run.summary["trunk"]["computed"] == 42 - calls[0]
+    assert run.summary["trunk"]["reused"] == calls[0]
+
+
+def test_views_are_computed_once_and_those_of_a_run_without_views_are_reused(photos_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GREFFON_CACHE", str(tmp_path / "cache"))
+    one = greffon.train(photos_folder, out=tmp_path / "one", recipe=RECIPE, reporter=Reporter())
+    assert one.summary["trunk"]["computed"] == 42
+    recipe = RECIPE.replace(views=3, augment="colour")
+    several = greffon.train(photos_folder, out=tmp_path / "several", recipe=recipe, reporter=Reporter())
+    assert several.summary["trunk"]["computed"] == 2 * 33
+    assert several.summary["trunk"]["reused"] == 42
+    more = greffon.train(photos_folder, out=tmp_path / "more", recipe=recipe.replace(views=4), reporter=Reporter())
+    assert more.summary["trunk"]["computed"] == 33
+    assert greffon.Recipe.from_yaml(more.path / "recipe.yaml").views == 4
 
 
 def test_nothing_is_said_of_time_that_was_not_saved(run):
@@ -238,10 +252,10 @@ def test_a_loss_that_is_no_number_names_the_learning_rate(photos_folder, tmp_pat
 
 
 def test_a_picture_that_goes_bad_is_named(photos_folder, tmp_path, monkeypatch):
-    def bad(sources, *options):
-        yield 0, DataError("blue/1.png: truncated")
+    def bad(requests, *options):
+        return iter([DataError("blue/1.png: truncated")] * len(requests))
 
-    monkeypatch.setattr(pictures, "decode_many", bad)
+    monkeypatch.setattr(views, "decode_views_many", bad)
     with pytest.raises(DataError, match=r"blue/1\.png"):
         greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE, reporter=Reporter())
 

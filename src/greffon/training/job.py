@@ -6,10 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from greffon.bundle.write import BundleContents, check_model, check_out, write_bundle
-from greffon.errors import DataError
 from greffon.recipe import Recipe
 from greffon.training.progress import ConsoleReporter, Reporter, duration
 from greffon.training.start import Start, build_model, find_start
@@ -18,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     import polars as pl
 
     from greffon.bundle.predict import Predictor
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
-    from greffon.training.samples import Samples
     from greffon.training.stages import StageResult, TrunkWork
 
     Array = np.ndarray[Any, Any]
@@ -129,6 +126,7 @@ class _Job:
         catalog = self._read(data)
         import keras
 
+        from greffon.training.samples import samples_of
         from greffon.training.stages import Stages
 
         keras.utils.set_random_seed(self.recipe.seed)
@@ -138,7 +136,9 @@ class _Job:
             self.notes.append(note)
             self.reporter.note(note)
         resize = preprocessing.resize if self.recipe.resize == "auto" else self.recipe.resize
-        samples = _samples(catalog, self.recipe.image_size, resize)
+        samples = samples_of(
+            catalog, self.recipe.image_size, resize, views=self.recipe.views, augment=self.recipe.augment
+        )
         self._warn_of_flatten(model, len(samples.train))
         stages = Stages(model, self.recipe, samples, self._store(), self.reporter, notes=self.notes)
         results, probabilities = stages.run()
@@ -235,37 +235,6 @@ class _Job:
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.reporter.warn(text)
-
-
-def _samples(catalog: Catalog, size: int, rule: Any) -> Samples:
-    """Rows of both sides of the split, first those to learn from."""
-    import xxhash
-
-    from greffon.pictures.decode import DECODER_VERSION, decode_many
-    from greffon.training.samples import Samples
-
-    train, held_out = catalog.side("train"), catalog.side("val")
-    paths = [catalog.root / path for side in (train, held_out) for path in side["path"]]
-    hashes = [content for side in (train, held_out) for content in side["hash"]]
-    labels = [catalog.class_names.index(label) for side in (train, held_out) for label in side["label"]]
-    how = f"{rule} {size} {DECODER_VERSION} view 0"
-
-    def load(rows: Array) -> list[Array]:
-        pictures = np.empty((len(rows), size, size, 3), np.uint8)
-        for place, picture in decode_many([paths[row] for row in rows], size, rule):
-            if isinstance(picture, DataError):
-                raise DataError(f"a picture that could be read at the start cannot be read any more: {picture}")
-            pictures[place] = picture
-        return [pictures]
-
-    return Samples(
-        keys=[xxhash.xxh3_128_digest(f"{content} {how}".encode()) for content in hashes],
-        targets=np.eye(len(catalog.class_names), dtype=np.float32)[labels],
-        train=np.arange(len(train)),
-        validation=np.arange(len(train), len(paths)),
-        load=load,
-        shape=(size, size, 3),
-    )
 
 
 def _listed(frame: pl.DataFrame) -> str:

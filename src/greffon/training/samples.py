@@ -1,4 +1,9 @@
-"""The pictures of a training as its stages see them: rows with a key, a target and a side of the split."""
+"""The pictures of a training as its stages see them: rows with a key, a target and a side of the split.
+
+A row is one view of one picture. First comes view 0, the picture itself, of every picture of both sides; then the
+other views of the pictures to learn from, those of one picture one after the other, so that its file is read once for
+them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greffon.errors import DataError
 from greffon.frozen.activations import fits_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from greffon.frozen.trunk import Load
+    from greffon.pictures.catalog import Catalog
+    from greffon.pictures.resize import ResizeRule
+    from greffon.recipe import Augment
 
     Array = np.ndarray[Any, Any]
 
@@ -22,12 +32,13 @@ class Samples:
     """Decoded on demand.
 
     Attributes:
-        keys: 16 bytes for each picture: its content and how it is decoded.
-        targets: float32 (n, classes), one for each class that the picture has.
-        train: rows to learn from.
-        validation: rows held out.
-        load: decodes some rows: [uint8 (rows, size, size, 3), RGB].
+        keys: 16 bytes for each row: the picture's content, how it is decoded, and which view of it this is.
+        targets: float32 (n, classes), one for each class that the row's picture has.
+        train: rows of the pictures to learn from, as they are.
+        validation: rows of the pictures held out.
+        load: decodes some rows: [uint8 (rows, size, size, 3), RGB]; each file once for all rows asked for at once.
         shape: of one decoded picture, (size, size, 3).
+        views: int (len(train), views): the rows of each picture to learn from; column 0 is `train`.
     """
 
     keys: Sequence[bytes]
@@ -36,9 +47,97 @@ class Samples:
     validation: Array
     load: Load
     shape: tuple[int, int, int]
+    views: Array
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+def samples_of(catalog: Catalog, size: int, rule: ResizeRule, *, views: int = 1, augment: Augment = "crop") -> Samples:
+    """The pictures of a catalog that is split, those to learn from first.
+
+    Args:
+        catalog: with pictures on the sides `train` and `val`; what is on other sides is left out.
+        size: side of the network's input, in pixels.
+        rule: how a picture becomes square.
+        views: of each picture to learn from, itself counted; those held out have one.
+        augment: what the other views are.
+    """
+    train, held_out = catalog.side("train"), catalog.side("val")
+    paths = [catalog.root / path for side in (train, held_out) for path in side["path"]]
+    contents = [content for side in (train, held_out) for content in side["hash"]]
+    labels = [catalog.class_names.index(label) for side in (train, held_out) for label in side["label"]]
+    picture, view = _rows(len(train), len(paths), views)
+    reader = _Reader(paths, contents, picture, view, size, rule, augment)
+    itself = np.arange(len(train))[:, None]
+    others = len(paths) + np.arange(len(train) * (views - 1)).reshape(len(train), views - 1)
+    return Samples(
+        keys=[reader.key(row) for row in range(len(picture))],
+        targets=np.eye(len(catalog.class_names), dtype=np.float32)[np.array(labels, int)[picture]],
+        train=np.arange(len(train)),
+        validation=np.arange(len(train), len(paths)),
+        load=reader.load,
+        shape=(size, size, 3),
+        views=np.concatenate([itself, others], axis=1),
+    )
+
+
+def _rows(train: int, pictures: int, views: int) -> tuple[Array, Array]:
+    """For each row, which picture it shows and which view of it."""
+    others = np.arange(1, views)
+    picture = np.concatenate([np.arange(pictures), np.repeat(np.arange(train), len(others))])
+    return picture, np.concatenate([np.zeros(pictures, int), np.tile(others, train)])
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Names and reads rows: the picture at `paths[picture[row]]`, view `view[row]` of it."""
+
+    paths: Sequence[Path]
+    contents: Sequence[str]
+    picture: Array
+    view: Array
+    size: int
+    rule: ResizeRule
+    augment: Augment
+
+    def key(self, row: int) -> bytes:
+        """Changes with whatever changes a pixel; that of view 0 does not tell how many views there are."""
+        import xxhash
+
+        from greffon.pictures.augment import AUGMENT_VERSION
+        from greffon.pictures.decode import DECODER_VERSION
+
+        view = int(self.view[row])
+        how = f"{self.rule} {self.size} {DECODER_VERSION} view {view}"
+        if view:
+            how = f"{how} {self.augment} {AUGMENT_VERSION}"
+        return xxhash.xxh3_128_digest(f"{self.contents[self.picture[row]]} {how}".encode())
+
+    def load(self, rows: Array) -> list[Array]:
+        """Decode some rows, in whatever order: [uint8 (rows, size, size, 3)].
+
+        Raises:
+            DataError: a file cannot be read any more.
+        """
+        from greffon.pictures.views import ViewRequest, decode_views_many
+
+        rows = np.asarray(rows)
+        places: dict[int, list[int]] = {}
+        for place, picture in enumerate(self.picture[rows].tolist()):
+            places.setdefault(picture, []).append(place)
+        requests = [
+            ViewRequest(self.paths[picture], self.contents[picture], tuple(self.view[rows[at]].tolist()))
+            for picture, at in places.items()
+        ]
+        pixels = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for at, views in zip(
+            places.values(), decode_views_many(requests, self.size, self.rule, self.augment), strict=True
+        ):
+            if isinstance(views, DataError):
+                raise DataError(f"a picture that could be read at the start cannot be read any more: {views}")
+            pixels[at] = views
+        return [pixels]
 
 
 class PictureRows:
