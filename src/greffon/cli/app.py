@@ -36,6 +36,7 @@ COMMANDS = {
     "train": "Train a classifier on a folder of pictures.",
     "evaluate": "Say how good a trained run is on labelled pictures.",
     "predict": "Name what is in pictures.",
+    "plan": "Say how long each way to train would take on this machine, and which fits into a time.",
     "layers": "Show a network's layers and which of them train.",
     "weights": "List, inspect and fetch weight sets.",
     "cache": "Show or clear what Greffon keeps on disk.",

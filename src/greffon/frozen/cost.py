@@ -30,10 +30,11 @@ def macs(graph: FlatGraph) -> int:
         >>> macs(flatten(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])))
         12
     """
-    return sum(_node_macs(node, graph) for node in graph.nodes)
+    return sum(node_macs(node, graph) for node in graph.nodes)
 
 
-def _node_macs(node: Node, graph: FlatGraph) -> int:
+def node_macs(node: Node, graph: FlatGraph) -> int:
+    """Multiply-accumulates of one call for one picture; what `macs` adds up."""
     layer = node.operation
     if not isinstance(layer, keras.layers.Layer):
         return 0

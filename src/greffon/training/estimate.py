@@ -1,0 +1,276 @@
+"""What a training will take, from seconds measured for its parts: the cost formula, without anything to run.
+
+A network is a row of segments from the pictures to the classes. For each of them it is known what a picture costs
+there: in the engine, once; in a training step and in a validation step, once per epoch. What a cut leaves to the
+trunk and what to the tail is a share of each segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+SEGMENTS = ("early", "conv4", "conv5", "last-block", "head")
+"""From the pictures on: all before conv4; conv4; conv5 but its last block; that block; the head."""
+
+
+@dataclass(frozen=True)
+class SegmentTimes:
+    """What one segment costs.
+
+    Attributes:
+        trunk: seconds of the engine for one picture, float32.
+        train: seconds of a training step for one picture, where the segment is in the tail.
+        validation: seconds of a validation step for one picture, likewise.
+        compile: seconds until the steps of a tail with this segment are compiled, beyond those of a tail without.
+        measured: whether `train`, `validation` and `compile` were measured, or scaled from the segments behind it.
+    """
+
+    trunk: float
+    train: float
+    validation: float
+    compile: float
+    measured: bool = True
+
+
+@dataclass(frozen=True)
+class Int8Times:
+    """What precision int8 costs: its engine's seconds over those of float32, and quantising in seconds."""
+
+    ratio: float
+    build: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the parts of a training on this machine, on the user's own pictures.
+
+    Attributes:
+        start: from the command to a model with its weights; the import of Keras is in it where that was measured.
+        scan: of one picture at its first sight: hash, and decodable to its last pixel.
+        decode: of one picture, all threads at work.
+        build: until an engine for the trunk is ready.
+        write: bytes per second into the activation store.
+        read: bytes per second out of it.
+        end: from the last epoch to the written run.
+        segments: by name, see `SEGMENTS`.
+        int8: None where it cannot be had; `why_no_int8` says why.
+        memory: bytes of the process with the model in it.
+        shares_cores: whether decoding and the engine need the same processors, so that their times add up.
+        spent: seconds that the measuring took.
+    """
+
+    start: float
+    scan: float
+    decode: float
+    build: float
+    write: float
+    read: float
+    end: float
+    segments: Mapping[str, SegmentTimes]
+    int8: Int8Times | None = None
+    why_no_int8: str = ""
+    memory: int = 0
+    shares_cores: bool = True
+    spent: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage, as far as its cost goes.
+
+    Attributes:
+        name: of the stage.
+        epochs: the most.
+        batch_size: pictures per step.
+        tail: for each segment the share of it that the tail holds, 0 to 1.
+        has_trunk: whether anything is computed once.
+        late: whether an earlier stage moves what is frozen here, so that the trunk runs when the stage begins.
+        activation_bytes: of one picture at the cut, as they are stored.
+        trainable: numbers that the optimizer moves.
+        step_bytes: what a training step keeps for its gradients, for one picture.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    tail: Mapping[str, float]
+    has_trunk: bool
+    late: bool
+    activation_bytes: int
+    trainable: int
+    step_bytes: int
+
+
+def _always(size: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How many pictures go where.
+
+    Attributes:
+        train: pictures to learn from.
+        validation: pictures held out.
+        views: augmentations kept of each training picture, the picture itself included.
+        picture_bytes: of one decoded picture.
+        fits: whether memory can hold so many bytes of activations.
+    """
+
+    train: int
+    validation: int
+    views: int = 1
+    picture_bytes: int = 0
+    fits: Callable[[int], bool] = _always
+
+    @property
+    def pictures(self) -> int:
+        """Of both sides."""
+        return self.train + self.validation
+
+    @property
+    def rows(self) -> int:
+        """Activations of both sides, all views."""
+        return self.train * self.views + self.validation
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one plan will take.
+
+    Attributes:
+        first: seconds of a first run.
+        rerun: seconds of a run that finds its activations stored.
+        memory: bytes that the process will fill, at most.
+        disk: bytes of activations in the store.
+        parts: seconds of the first run by what they go into.
+        measured: whether all of its steps were measured, none scaled from others.
+    """
+
+    first: float
+    rerun: float
+    memory: int
+    disk: int
+    parts: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = True
+
+
+def estimate(stages: Sequence[StageFacts], work: Workload, times: Measured, *, int8: bool = False) -> Estimate:
+    """Put measured seconds into the cost formula.
+
+    Start, sight of the pictures, one pass of the deepest trunk with decoding beside it and writing behind it, then
+    for every stage compiling and epochs, and the end. A rerun reads where a first run computes.
+
+    Args:
+        stages: in order.
+        work: the pictures.
+        times: measured.
+        int8: whether the trunk runs in int8; pictures are then run in float32 too, to compare.
+
+    Example:
+        >>> from greffon.training.estimate import *
+        >>> segment = SegmentTimes(trunk=0.01, train=0.001, validation=0.001, compile=1.0)
+        >>> times = Measured(2.0, 0.0, 0.0, 1.0, 1e9, 1e9, 1.0, dict.fromkeys(SEGMENTS, segment))
+        >>> tail = dict.fromkeys(SEGMENTS, 0.0) | {"head": 1.0}
+        >>> head = StageFacts("head", 10, 32, tail, True, False, 4096, 0, 0)
+        >>> round(estimate([head], Workload(80, 20), times).first, 1)  # start 2, build 1, 100 x 0.04, 10 x 0.1, ...
+        10.0
+    """
+    early = [stage for stage in stages if stage.has_trunk and not stage.late]
+    once = _pass(early, work, times, int8=int8)
+    late = sum(_pass([stage], work, times, int8=int8) for stage in stages if stage.has_trunk and stage.late)
+    decoding = sum(work.rows * times.decode for stage in stages if not stage.has_trunk)
+    training = sum(_training(stage, work, times) for stage in stages)
+    compiling = sum(stage.tail[name] * times.segments[name].compile for stage in stages for name in SEGMENTS)
+    reading = _stored(early) * work.rows / times.read
+    parts = {
+        "start": times.start,
+        "scan": work.pictures * times.scan,
+        "trunk": once + late,
+        "decode": decoding,
+        "compile": compiling,
+        "train": training,
+        "end": times.end,
+    }
+    first = sum(parts.values())
+    return Estimate(
+        first=first,
+        rerun=first - parts["scan"] - once + reading,
+        memory=_memory(stages, work, times),
+        disk=_stored(stages) * work.rows,
+        parts=parts,
+        measured=all(times.segments[name].measured for stage in stages for name in SEGMENTS if stage.tail[name] > 0),
+    )
+
+
+def trunk_seconds(stages: Iterable[StageFacts], times: Measured) -> float:
+    """Seconds of the engine for one picture, through the deepest of the stages' trunks."""
+    stages = list(stages)
+    return sum(
+        max((1.0 - stage.tail[name] for stage in stages), default=0.0) * times.segments[name].trunk for name in SEGMENTS
+    )
+
+
+def _pass(stages: Sequence[StageFacts], work: Workload, times: Measured, *, int8: bool) -> float:
+    """One pass of the trunk over all rows, for all of these stages."""
+    if not stages:
+        return 0.0
+    engine = trunk_seconds(stages, times)
+    build = times.build
+    compared = 0.0
+    if int8 and times.int8 is not None:
+        build += times.int8.build
+        compared = min(work.pictures, max(work.validation, _COMPARED)) * engine
+        engine *= times.int8.ratio
+    # On the same processors what one of the two takes, the other lacks; an accelerator leaves them to decoding.
+    together = times.decode + engine if times.shares_cores else max(times.decode, engine)
+    written = _stored(stages) / times.write
+    return build + work.rows * (together + written) + compared
+
+
+# Fewer held-out pictures than this say too little of int8, and some of the others are compared too.
+_COMPARED = 200
+
+
+def _training(stage: StageFacts, work: Workload, times: Measured) -> float:
+    """All epochs of a stage."""
+    train = sum(stage.tail[name] * times.segments[name].train for name in SEGMENTS)
+    validation = sum(stage.tail[name] * times.segments[name].validation for name in SEGMENTS)
+    if not _is_held(stage, work):  # then every epoch reads again, beside the steps
+        read = (stage.activation_bytes / times.read) if stage.has_trunk else times.decode
+        train, validation = max(train, read), max(validation, read)
+    return stage.epochs * (work.train * train + work.validation * validation)
+
+
+def _is_held(stage: StageFacts, work: Workload) -> bool:
+    """Whether memory holds what the stage is fed with."""
+    return work.fits(work.rows * (stage.activation_bytes if stage.has_trunk else work.picture_bytes))
+
+
+def _stored(stages: Iterable[StageFacts]) -> int:
+    """Bytes per row in the store; stages with the same cut share their records."""
+    by_cut = {tuple(stage.tail[name] for name in SEGMENTS): stage for stage in stages if stage.has_trunk}
+    return sum(stage.activation_bytes for stage in by_cut.values())
+
+
+def _memory(stages: Sequence[StageFacts], work: Workload, times: Measured) -> int:
+    """The process, what is held for the stages, and the largest step: gradients, optimizer, best weights."""
+    held = sum(
+        work.rows * (stage.activation_bytes if stage.has_trunk else work.picture_bytes)
+        for stage in stages
+        if _is_held(stage, work)
+    )
+    step = max(stage.batch_size * stage.step_bytes + 4 * _COPIES * stage.trainable for stage in stages)
+    return times.memory + held + step
+
+
+# Of every number that trains: its gradient, Adam's two moments, the best value.
+_COPIES = 4

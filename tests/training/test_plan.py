@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from greffon.errors import DataError, InputError
+from greffon.pictures.demo import demo_pictures
+from greffon.recipe import Head, Recipe, Stage
+from greffon.training.estimate import SEGMENTS, Int8Times, Measured, SegmentTimes, StageFacts, Workload, estimate
+from greffon.training.plan import Plan, PlanRow, choose, parse_budget, plan
+from greffon.training.progress import Reporter
+
+SMALL = Recipe(weights="thin", image_size=32, stages=(Stage(epochs=3), Stage(name="more", unfreeze="conv5", epochs=2)))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    return demo_pictures(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def found(pictures, tmp_path_factory):
+    """A plan that was measured for as short as possible."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with patch.context():
+        return plan(pictures, recipe=SMALL, budget="10h", seconds=1, reporter=Reporter())
+
+
+# --- measured -------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_row_for_every_depth_and_the_deeper_takes_longer(found):
+    plain = [row for row in found.rows if (row.precision, row.views) == ("fp32", 1)]
+    assert [row.name for row in plain] == ["head", "last-block", "conv5", "conv4", "all"]
+    assert all(row.first >= row.rerun > 0 and row.memory > 0 for row in plain)
+    assert [row.first for row in plain] == sorted(row.first for row in plain)
+
+
+def test_the_flags_of_a_row_are_what_train_needs_for_it(found):
+    flags = {row.name: row.flags for row in found.rows if (row.precision, row.views) == ("fp32", 1)}
+    assert flags == {
+        "head": "--unfreeze none",
+        "last-block": "--unfreeze conv5_block3",
+        "conv5": "",
+        "conv4": "--unfreeze conv4,conv5",
+        "all": "--unfreeze all",
+    }
+    assert {row.flags for row in found.rows if row.name == "head" and row.precision == "fp32"} == {
+        "--unfreeze none",
+        "--unfreeze none --views 4",
+    }
+
+
+def test_activations_take_the_bytes_that_the_store_keeps(found):
+    rows = {(row.name, row.precision, row.views): row for row in found.rows}
+    train, held_out = found.pictures["train"], found.pictures["val"]
+    pooled = 1024 * 2  # thin, float16
+    assert rows["head", "fp32", 1].disk == (train + held_out) * pooled
+    assert rows["head", "fp32", 4].disk == (4 * train + held_out) * pooled
+    # One pass fills the head's cut and that of conv5: 1 x 1 x 512 numbers, of 2 x 2 the even positions.
+    assert rows["conv5", "fp32", 1].disk == (train + held_out) * (pooled + 512 * 2)
+
+
+def test_what_had_no_time_is_called_an_estimate(found):
+    assert not next(row for row in found.rows if row.name == "all").measured
+    assert "scaled" in str(found)
+    assert "about" in str(found)
+
+
+def test_a_plan_is_told_to_programs(found):
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["pictures"] == {"train": 480, "val": 120}
+    assert told["choice"]["name"] == found.choice.name
+    assert set(told["measured"]["segments"]) == set(SEGMENTS)
+    assert told["rows"][0]["parts"].keys() == {"start", "scan", "trunk", "decode", "compile", "train", "end"}
+
+
+def test_with_few_pictures_the_head_is_taken(found):
+    assert found.choice.name == "head"
+    assert "600 pictures" in found.why
+    assert f"> {found.choice.name}" in str(found)
+
+
+def test_int8_has_rows_or_a_reason(found):
+    rows = [row for row in found.rows if row.precision == "int8"]
+    assert bool(rows) != any("int8" in reason for reason in found.left_out)
+    assert all("--precision int8" in row.flags for row in rows)
+
+
+def test_a_recipe_of_ones_own_has_a_row_of_its_own(pictures):
+    recipe = SMALL.replace(stages=(Stage(unfreeze="conv5_block2", epochs=1),), head=Head(hidden=8))
+    found = plan(pictures, recipe=recipe, seconds=1, reporter=Reporter())
+    assert found.rows[-1].name == "recipe"
+    assert found.rows[-1].flags in {"", "--views 4", "--precision int8", "--precision int8 --views 4"}
+    assert found.choice is None
+    assert not found.why
+
+
+# --- what is wrong with what is given -------------------------------------------------------------------------------
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    with pytest.raises(DataError):
+        plan(tmp_path, recipe=SMALL, reporter=Reporter())
+    with pytest.raises(InputError, match="no such folder"):
+        plan(tmp_path / "nowhere", recipe=SMALL, reporter=Reporter())
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="0 pictures of 2 classes"):
+        plan(tmp_path, recipe=SMALL, reporter=Reporter())
+
+
+def test_a_folder_without_a_readable_picture_is_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of 2 pictures"):
+        plan(tmp_path, recipe=SMALL, seconds=1, reporter=Reporter())
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "20"])
+def test_a_time_for_measuring_that_is_none(pictures, seconds):
+    with pytest.raises(InputError, match="seconds must be at least 1"):
+        plan(pictures, recipe=SMALL, seconds=seconds, reporter=Reporter())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10m", 600), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), (" 2 h 5 min 1 s ", 7501), ("10 Min", 600), (7, 7)],
+)
+def test_budgets(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-5m", "0m", "5m1h", "nan", 0, -3, True, float("inf")])
+def test_what_is_no_budget(text):
+    with pytest.raises(InputError, match="budget must be a time above 0 such as 10m"):
+        parse_budget(text)
+
+
+# --- the choice -----------------------------------------------------------------------------------------------------
+
+
+def row(name, minutes, precision="fp32", views=1, note=""):
+    return PlanRow(name, precision, views, 60 * minutes, 30 * minutes, 1, 1, "", True, {}, note)
+
+
+ROWS = [
+    row("head", 1),
+    row("head", 3, views=4),
+    row("head", 0.5, "int8"),
+    row("last-block", 4),
+    row("conv5", 11),
+    row("conv5", 9, "int8"),
+    row("all", 60),
+]
+
+
+def test_without_a_budget_nothing_is_chosen():
+    assert choose(ROWS, 5000, None) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "name", "precision"),
+    [
+        (100, "all", "fp32"),
+        (12, "conv5", "fp32"),
+        (10, "conv5", "int8"),
+        (5, "last-block", "fp32"),
+        (0.6, "head", "int8"),
+    ],
+)
+def test_the_deepest_that_fits(minutes, name, precision):
+    choice, why = choose(ROWS, 5000, 60 * minutes)
+    assert (choice.name, choice.precision, choice.views) == (name, precision, 1)
+    assert "deepest that fits" in why
+
+
+def test_few_pictures_take_the_head_and_hear_what_else_fits():
+    choice, why = choose(ROWS, 500, 600)
+    assert (choice.name, choice.precision, choice.views) == ("head", "fp32", 1)
+    assert "conv5 int8 fits too (9 min 00 s)" in why
+    choice, why = choose(ROWS, 500, 90)
+    assert choice.name == "head"
+    assert "deepest that fits" in why
+
+
+def test_where_nothing_fits_the_nearest_is_named():
+    choice, why = choose(ROWS, 5000, 10)
+    assert choice is None
+    assert why == "nothing fits into 10 s; nearest is head int8 with 30 s"
+
+
+def test_what_the_disk_cannot_hold_is_not_chosen():
+    choice, _ = choose([row("head", 1), row("conv5", 2, note="too large")], 5000, 600)
+    assert choice.name == "head"
+
+
+# --- the formula ----------------------------------------------------------------------------------------------------
+
+
+def measured(**changes):
+    segment = SegmentTimes(trunk=0.01, train=0.002, validation=0.001, compile=1.0)
+    times = Measured(2.0, 0.001, 0.003, 1.0, 1e6, 1e9, 1.5, dict.fromkeys(SEGMENTS, segment))
+    return dataclasses.replace(times, **changes)
+
+
+def stage(begins, *, epochs=10, late=False, size=1000, has_trunk=True):
+    begin = SEGMENTS.index(begins)
+    tail = {name: float(place >= begin) for place, name in enumerate(SEGMENTS)}
+    return StageFacts(begins, epochs, 32, tail, has_trunk, late, size, 1000, 500)
+
+
+def test_a_first_run_is_the_sum_of_its_parts():
+    costs = estimate([stage("last-block")], Workload(80, 20), measured())
+    assert costs.parts == pytest.approx(
+        {
+            "start": 2.0,
+            "scan": 0.1,
+            "trunk": 1.0 + 100 * (0.003 + 3 * 0.01 + 1000 / 1e6),
+            "decode": 0.0,
+            "compile": 2.0,
+            "train": 10 * (80 * 2 * 0.002 + 20 * 2 * 0.001),
+            "end": 1.5,
+        }
+    )
+    assert costs.first == pytest.approx(sum(costs.parts.values()))
+    assert costs.rerun == pytest.approx(costs.first - costs.parts["scan"] - costs.parts["trunk"] + 100 * 1000 / 1e9)
+    assert costs.disk == 100 * 1000
+
+
+def test_an_accelerator_leaves_the_processors_to_decoding():
+    shared = estimate([stage("head")], Workload(80, 20), measured())
+    alone = estimate([stage("head")], Workload(80, 20), measured(shares_cores=False))
+    assert shared.first - alone.first == pytest.approx(100 * 0.003)
+
+
+def test_two_stages_share_one_pass_of_the_deeper_trunk():
+    both = estimate([stage("head"), stage("conv5", size=3000)], Workload(80, 20), measured())
+    assert both.parts["trunk"] == pytest.approx(1.0 + 100 * (0.003 + 4 * 0.01 + 4000 / 1e6))
+    assert both.disk == 100 * 4000
+    same = estimate([stage("head"), stage("head")], Workload(80, 20), measured())
+    assert same.disk == 100 * 1000
+
+
+def test_a_trunk_that_an_earlier_stage_moves_has_its_own_pass_every_time():
+    both = estimate([stage("conv5"), stage("head", late=True)], Workload(80, 20), measured())
+    once = estimate([stage("conv5")], Workload(80, 20), measured())
+    late = 1.0 + 100 * (0.003 + 4 * 0.01 + 1000 / 1e6)
+    assert both.parts["trunk"] == pytest.approx(once.parts["trunk"] + late)
+    assert both.first - both.rerun == pytest.approx(once.first - once.rerun)
+
+
+def test_without_a_trunk_pictures_are_decoded_and_nothing_is_stored():
+    costs = estimate([stage("early", has_trunk=False, size=0)], Workload(80, 20, picture_bytes=10), measured())
+    assert costs.parts["trunk"] == 0.0
+    assert costs.parts["decode"] == pytest.approx(100 * 0.003)
+    assert costs.disk == 0
+
+
+def test_views_multiply_the_trunk_and_not_the_epochs():
+    one = estimate([stage("head")], Workload(80, 20), measured())
+    four = estimate([stage("head")], Workload(80, 20, views=4), measured())
+    assert four.parts["train"] == one.parts["train"]
+    assert four.parts["trunk"] - 1.0 == pytest.approx((4 * 80 + 20) / 100 * (one.parts["trunk"] - 1.0))
+
+
+def test_int8_is_built_used_and_compared():
+    times = measured(int8=Int8Times(ratio=0.5, build=3.0))
+    plain = estimate([stage("head")], Workload(800, 300), times)
+    costs = estimate([stage("head")], Workload(800, 300), times, int8=True)
+    assert costs.parts["trunk"] - plain.parts["trunk"] == pytest.approx(3.0 - 1100 * 0.02 + 300 * 0.04)
+
+
+def test_what_memory_cannot_hold_is_read_in_every_epoch():
+    slow = measured(read=1e4)  # 0.1 s for a picture, more than a step
+    held = estimate([stage("head")], Workload(80, 20), slow)
+    read = estimate([stage("head")], Workload(80, 20, fits=lambda size: False), slow)
+    assert held.parts["train"] < read.parts["train"] == pytest.approx(10 * 100 * 0.1)
+    assert held.memory - read.memory == 100 * 1000
+
+
+def test_an_estimate_says_whether_all_steps_were_measured():
+    times = measured()
+    scaled = dataclasses.replace(times.segments["conv5"], measured=False)
+    times = dataclasses.replace(times, segments={**times.segments, "conv5": scaled})
+    assert estimate([stage("last-block")], Workload(80, 20), times).measured
+    assert not estimate([stage("conv5")], Workload(80, 20), times).measured
+
+
+def test_a_plan_prints_one_line_per_row():
+    made = Plan({"train": 1, "val": 1}, tuple(ROWS), None, None, "", (), measured(spent=3.0))
+    lines = str(made).splitlines()
+    assert len(lines) == 1 + len(ROWS) + 1
+    assert lines[0].split()[:3] == ["plan", "precision", "views"]
+    assert lines[1].split()[0] == "head"
+
+
+def test_importing_it_loads_no_tensorflow():
+    import subprocess
+    import sys
+
+    code = "import sys, greffon.training.plan; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
