@@ -124,3 +124,62 @@ def test_no_rows(cut, x):
     none = activations(cut, x[:0])
     assert none.fill()
     assert none.all()[0].shape == (0, 144)
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_a_picture_that_is_there_more_than_once_is_computed_once(cut, x, wanted, store, memory):
+    """Also where its copies are too far apart to be computed together."""
+    rows = np.concatenate([np.arange(ROWS), [3, 3], np.arange(ROWS)])
+    held = activations(cut, x[rows], store=store, memory=memory)
+    told = []
+    assert held.fill(told.append)
+    assert held.trunk.counts.computed == held.trunk.counts.stored == ROWS
+    assert sum(told) == len(rows)
+    np.testing.assert_allclose(held.all()[0], wanted[rows], rtol=1e-6)
+    assert held.trunk.counts.computed == ROWS
+
+
+def test_copies_are_found_without_a_store_too(cut, x, wanted):
+    rows = np.concatenate([np.arange(ROWS)[::-1], np.arange(ROWS)])
+    held = activations(cut, x[rows])
+    assert held.fill()
+    assert held.trunk.counts.computed == ROWS
+    np.testing.assert_allclose(held.all()[0], wanted[rows], rtol=1e-6)
+
+
+def test_filling_computes_what_neither_memory_nor_store_has_and_reads_the_rest(cut, x, wanted, store):
+    activations(cut, x[10:20], store=store).fill()
+    held = activations(cut, x, store=store)
+    held.gather(np.arange(5))
+    held.fill()
+    assert (held.trunk.counts.computed, held.trunk.counts.reused) == (ROWS - 10, 10)
+    np.testing.assert_allclose(held.all()[0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("error", [ValueError("no picture"), KeyboardInterrupt()])
+def test_an_error_while_filling_reaches_the_caller_and_what_was_computed_is_kept(cut, x, store, error):
+    def load(rows):
+        if CHUNK in rows:
+            raise error
+        return [x[rows]]
+
+    held = activations(cut, x, store=store)
+    held._load = load
+    with pytest.raises(type(error)):
+        held.fill()
+    again = activations(cut, x, store=store)
+    again.fill()
+    assert (again.trunk.counts.computed, again.trunk.counts.reused) == (ROWS - CHUNK, CHUNK)
+
+
+def test_all_are_read_a_few_at_a_time_and_not_copied(cut, x, wanted, store, monkeypatch):
+    activations(cut, x, store=store).fill()
+    monkeypatch.setattr("greffon.frozen.activations._READ_AT_ONCE", 8)
+    held = activations(cut, x, store=store)
+    asked = []
+    fetch = held.trunk.fetch
+    monkeypatch.setattr(held.trunk, "fetch", lambda keys, load: asked.append(len(keys)) or fetch(keys, load))
+    first, second = held.all()[0], held.all()[0]
+    assert asked == [8] * (ROWS // 8)
+    assert first is second
+    np.testing.assert_allclose(first, wanted, rtol=1e-6)

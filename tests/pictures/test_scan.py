@@ -221,3 +221,55 @@ def test_a_cache_folder_that_cannot_be_written_only_costs_time(folder, cache_fol
     for _ in range(2):
         assert len(scan(folder, listed(folder))) == 20
     assert len(reads) == 40
+
+
+def test_a_scan_that_was_asked_to_reads_everything(folder, reads, later, monkeypatch):
+    scan(folder, listed(folder))
+    for value, count in (("1", 20), ("0", 0), ("", 0)):
+        monkeypatch.setenv(module.RESCAN, value)
+        reads.clear()
+        scan(folder, listed(folder))
+        assert len(reads) == count
+
+
+def test_a_scan_that_was_asked_to_forgets_what_was_wrong(folder, cache_folder, reads, later, monkeypatch):
+    scan(folder, listed(folder))
+    (memory,) = (cache_folder / "scan").glob("*.parquet")
+    right = pl.read_parquet(memory)
+    right.with_columns(pl.lit("0" * 32).alias("hash")).write_parquet(memory)
+    assert {found.hash for found in scan(folder, listed(folder))} == {"0" * 32}  # trusted, as it must be
+    monkeypatch.setenv(module.RESCAN, "1")
+    scan(folder, listed(folder))
+    monkeypatch.delenv(module.RESCAN)
+    assert [found.hash for found in scan(folder, listed(folder))] == right["hash"].to_list()
+
+
+def test_a_memory_that_was_moved_with_its_cache_folder_is_used(
+    folder, cache_folder, tmp_path, reads, later, monkeypatch
+):
+    first = scan(folder, listed(folder))
+    shutil.move(cache_folder, tmp_path / "elsewhere")
+    monkeypatch.setenv("GREFFON_CACHE", str(tmp_path / "elsewhere"))
+    reads.clear()
+    assert scan(folder, listed(folder)) == first
+    assert reads == []
+
+
+def test_pictures_that_were_moved_are_read_again(folder, tmp_path, reads, later):
+    first = scan(folder, listed(folder))
+    folder.rename(tmp_path / "moved")
+    reads.clear()
+    assert scan(tmp_path / "moved", listed(tmp_path / "moved")) == first
+    assert len(reads) == 20
+
+
+def test_another_file_put_in_place_of_one_is_read(folder, reads, later):
+    """By a rename, with the length and the date of the one that was there."""
+    old, new = folder / "cat" / "1.png", folder / "cat" / "2.png"
+    scan(folder, listed(folder))
+    new.write_bytes(new.read_bytes().ljust(old.stat().st_size, b"\0")[: old.stat().st_size])
+    age(new)
+    new.replace(old)
+    reads.clear()
+    scan(folder, listed(folder))
+    assert reads == ([old] if os.name == "posix" else reads)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+
+from greffon.frozen.pipeline import overlap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 # Pictures computed at a time: enough for the engine to be at full speed, few enough to lose little when interrupted.
 CHUNK = 32
+# Activations read from the store into memory at a time: what they take once more while they are copied.
+_READ_AT_ONCE = 128
 # The share of the memory that is free now which activations may fill.
 _MEMORY_SHARE = 0.25
 
@@ -77,7 +82,10 @@ class Activations:
         return int(self._held.sum())
 
     def fill(self, advance: Callable[[int], None] | None = None) -> bool:
-        """Compute and store whatever is missing, `CHUNK` pictures at a time, as long as there is room for it.
+        """Compute and store whatever is missing, as long as there is room for it; read the rest where it is held.
+
+        Pictures are read, computed and stored at the same time: see `pipeline`. What was computed is stored when this
+        is left, by an error or an interrupt too.
 
         Args:
             advance: called with the number of pictures done since the last call.
@@ -85,16 +93,25 @@ class Activations:
         Returns:
             Whether memory or store hold everything now; what they do not is computed whenever it is asked for.
         """
-        missing = None if self.in_memory else self.trunk.missing(self.keys)
-        for start in range(0, len(self), CHUNK):
-            rows = np.arange(start, min(start + CHUNK, len(self)))
-            if missing is None:
-                self._hold(rows[~self._held[rows]])
-            elif not self._store(np.intersect1d(rows, missing)):
-                return False  # what is computed now would be lost: it is computed when it is needed
-            if advance is not None:
-                advance(len(rows))
-        return True
+        missing, copies = self._missing()
+        there = np.setdiff1d(np.flatnonzero(~self._held), np.concatenate([missing, copies]))
+        self._hold(there)
+        if advance is not None and len(missing) < len(self):
+            advance(len(self) - len(missing))
+        whole = not missing.size or overlap(
+            chunks(missing, self._batch_size()),
+            read=lambda rows: (rows, self._load(rows)),
+            compute=self._compute,
+            write=self._take,
+            done=None if advance is None else lambda rows: advance(len(rows)),
+        )
+        if whole and self._arrays is not None:
+            first = {key: row for row, key in reversed(list(enumerate(self.keys)))}
+            same = np.array([first[self.keys[row]] for row in copies], int)
+            for array in self._arrays:
+                array[copies] = array[same]
+            self._held[copies] = True
+        return whole
 
     def gather(self, rows: Array) -> list[Array]:
         """Activations of some rows, in that order: one array of shape (len(rows), ...) per tensor of the cut."""
@@ -129,19 +146,55 @@ class Activations:
         return self.trunk.missing([self.keys[row] for row in rows]).size == 0
 
     def all(self) -> list[Array]:
-        """All activations, in order: one array per tensor of the cut."""
-        return self.gather(np.arange(len(self)))
+        """All activations, in order: one array per tensor of the cut.
+
+        Where they are held in memory these are the arrays that hold them, and not to be written to.
+        """
+        rows = np.arange(len(self))
+        if self._arrays is None:
+            return self._fetch(rows)
+        self._hold(rows[~self._held])
+        return list(self._arrays)
 
     def _hold(self, rows: Array) -> None:
-        if self._arrays is None or not rows.size:
+        """Bring rows into memory, some at a time: all at once would take their memory twice."""
+        if self._arrays is None:
             return
-        for array, part in zip(self._arrays, self._fetch(rows), strict=True):
-            array[rows] = part
-        self._held[rows] = True
+        for start in range(0, len(rows), _READ_AT_ONCE):
+            some = rows[start : start + _READ_AT_ONCE]
+            for array, part in zip(self._arrays, self._fetch(some), strict=True):
+                array[some] = part
+            self._held[some] = True
 
-    def _store(self, rows: Array) -> bool:
-        """Compute some rows for the store alone; whether it took them all."""
-        self._fetch(rows)
+    def _missing(self) -> tuple[Array, Array]:
+        """Rows to compute, and those that show a picture of one of them once more."""
+        missing = self.trunk.missing(self.keys)
+        missing = missing[~self._held[missing]]
+        seen: set[bytes] = set()
+        again = np.zeros(len(missing), bool)
+        for place, row in enumerate(missing):
+            again[place] = self.keys[row] in seen
+            seen.add(self.keys[row])
+        return missing[~again], missing[again]
+
+    def _batch_size(self) -> int:
+        start = time.perf_counter()
+        size = self.trunk.engine.batch_size
+        self.trunk.counts.seconds += time.perf_counter() - start  # as if the first picture had built the engine
+        return size
+
+    def _compute(self, read: tuple[Array, Sequence[Array]]) -> list[Array]:
+        rows, inputs = read
+        keys = [self.keys[row] for row in rows]
+        return self.trunk.fetch(keys, lambda places: [array[places] for array in inputs], store=False)
+
+    def _take(self, rows: Array, kept: Sequence[Array]) -> bool:
+        """Store what was computed, and hold it in memory; whether one of them has it."""
+        if self._arrays is not None:
+            for array, part in zip(self._arrays, kept, strict=True):
+                array[rows] = part
+            self._held[rows] = True
+        self.trunk.keep([self.keys[row] for row in rows], kept)
         return self.holds(rows)
 
     def _fetch(self, rows: Array) -> list[Array]:

@@ -42,7 +42,7 @@ _BEGINNINGS = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n", "PNG"), (b"GIF8", "GI
 natural = natsort_keygen()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A file, or a folder that is not gone into.
 
@@ -127,7 +127,7 @@ def _read_layout(root: Path) -> Layout:
     return layout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Item:
     """What a folder's list has: a file or a folder."""
 
