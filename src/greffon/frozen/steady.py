@@ -13,6 +13,7 @@ from keras.src.backend.common.masking import get_keras_mask
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 from greffon.frozen.even import EvenPositions, Restrided
+from greffon.frozen.graph import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,28 @@ def why_unsteady(node: Node, graph: FlatGraph) -> str | None:
     why = _by_its_options(layer)
     if why or type(layer) in _STEADY_KINDS:
         return why
-    return _found_by_trial(node, graph)
+    key = _alike(node, graph)
+    if key is None:
+        return _found_by_trial(node, graph)
+    if key not in _found:
+        _found[key] = _found_by_trial(node, graph)
+    return _found[key]
+
+
+# What trials of Keras' own layers found in this process: the 53 BatchNormalizations of a ResNet-50 are one case.
+_found: dict[str, str | None] = {}
+
+
+def _alike(node: Node, graph: FlatGraph) -> str | None:
+    """Equal for calls of Keras' own layers that differ in name, weights and sizes alone; None for any other layer."""
+    layer = node.operation
+    if type(layer) is not getattr(keras.layers, type(layer).__name__, None) or len(layer._flatten_layers()) > 1:
+        return None
+    options = {name: value for name, value in layer.get_config().items() if name != "name"}
+    ranks = [len(graph.specs[tensor].shape) for tensor in node.inputs]
+    call = keras.tree.map_structure(lambda leaf: "tensor" if isinstance(leaf, Ref) else leaf, (node.args, node.kwargs))
+    key = repr((type(layer).__name__, layer.trainable, sorted(options.items()), ranks, call))
+    return None if " at 0x" in key else key  # an address says nothing of what lies there
 
 
 def _by_its_options(layer: keras.layers.Layer) -> str | None:

@@ -7,6 +7,7 @@ as it comes and its pictures are recognised by their bytes.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ from greffon.frozen.trunk import kept_dtypes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from greffon.frozen.activations import Activations
     from greffon.frozen.trunk import Trunk
     from greffon.frozen.trunks import Trunks
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # A pass that brings fewer known pictures than this share, after one as long, comes from pictures that change.
 _KNOWN_SHARE = 0.05
+# Activations up to so many bytes are given to TensorFlow once, as one tensor, so that an epoch needs no Python.
+_TABLE_BYTES = 256 * 2**20
 
 
 def are_arrays(x: Any, y: Any, sample_weight: Any) -> bool:
@@ -83,11 +85,15 @@ class Feed(DataAdapter):
         def in_graph(*elements: Any) -> Any:
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(elements if len(elements) > 1 else elements[0])
             arrays = tf.numpy_function(self._guarded, self.flat(x), [tf.as_dtype(dtype) for dtype in self._dtypes])
+            rows = self.flat(x)[0].shape[0]
             for array, shape in zip(arrays, self._shapes, strict=True):
-                array.set_shape((None, *shape))
+                array.set_shape((rows, *shape))
             return keras.utils.pack_x_y_sample_weight(_one_or_tuple(arrays), y, sample_weight)
 
-        return self.source.get_tf_dataset().map(in_graph).prefetch(2)
+        return self._source_dataset().map(in_graph).prefetch(2)
+
+    def _source_dataset(self) -> Any:
+        return self.source.get_tf_dataset()
 
     def _guarded(self, *inputs: Array) -> list[Array]:
         try:
@@ -130,18 +136,66 @@ class RowFeed(Feed):
 
     Args:
         activations: of every row of the data.
-        rows: which of them to feed, in the order of y; None: all.
+        rows: which of them to feed, in the order of y; None: all. With shape (pictures, views), one view of each
+            picture is drawn in every epoch.
+        seed: drives which view it is.
+        fill_up: give every batch the same size: the last one gets rows of weight 0 (TensorFlow alone).
         options: what Keras' array adapter takes: y, sample_weight, class_weight, batch_size, shuffle, steps_per_epoch.
     """
 
-    def __init__(self, activations: Activations, *, rows: Array | None = None, **options: Any) -> None:
+    def __init__(
+        self, activations: Any, *, rows: Array | None = None, seed: int = 0, fill_up: bool = False, **options: Any
+    ) -> None:
         rows = np.arange(len(activations)) if rows is None else np.asarray(rows)
-        super().__init__(get_data_adapter(rows, **options), activations.shapes, activations.dtypes)
+        super().__init__(get_data_adapter(np.arange(len(rows)), **options), activations.shapes, activations.dtypes)
         self.activations = activations
+        self._views = rows.reshape(len(rows), -1)
+        self._fill_up = fill_up
+        self._drawn: Array | None = None
+        self._random = np.random.default_rng(seed)
 
     def swap(self, inputs: list[Array]) -> list[Array]:
-        """Activations of the rows in `inputs`."""
-        return self.activations.gather(inputs[0])
+        """Activations of the pictures whose places in `rows` are in `inputs`."""
+        return self.activations.gather(self._views.reshape(-1)[self._places(inputs[0])])
+
+    def on_epoch_begin(self) -> None:
+        """Draw the views of this epoch."""
+        if self._views.shape[1] > 1:
+            self._drawn = self._random.integers(self._views.shape[1], size=len(self._views))
+        super().on_epoch_begin()
+
+    def get_tf_dataset(self) -> Any:
+        """Batches for TensorFlow, out of one tensor where all activations are small."""
+        sizes = [math.prod(shape) for shape in self.activations.shapes]
+        each = sum(size * dtype.itemsize for size, dtype in zip(sizes, self._dtypes, strict=True))
+        if not self.activations.in_memory or each * self._views.size > _TABLE_BYTES:
+            return super().get_tf_dataset()
+        import tensorflow as tf
+
+        tables = [tf.convert_to_tensor(array) for array in self.activations.gather(self._views.reshape(-1))]
+
+        def look_up(*elements: Any) -> Any:
+            places, y, sample_weight = keras.utils.unpack_x_y_sample_weight(
+                elements if len(elements) > 1 else elements[0]
+            )
+            if self._views.shape[1] > 1:
+                places = tf.numpy_function(self._places, [places], tf.int64)
+                places.set_shape((None,))
+            return keras.utils.pack_x_y_sample_weight(
+                _one_or_tuple([tf.gather(table, places) for table in tables]), y, sample_weight
+            )
+
+        return self._source_dataset().map(look_up).prefetch(2)
+
+    def _source_dataset(self) -> Any:
+        """Batches of places; with weights where they are filled up."""
+        dataset = self.source.get_tf_dataset()
+        return dataset.map(_filler(self.source.batch_size)) if self._fill_up else dataset
+
+    def _places(self, pictures: Array) -> Array:
+        """Where the views that are drawn for some pictures stand in the flat list of all views."""
+        first = pictures.astype(np.int64) * self._views.shape[1]
+        return first if self._drawn is None else first + self._drawn[pictures]
 
 
 class StreamFeed(Feed):
@@ -236,6 +290,24 @@ class _Passes:
             trunk.forget([key for key, owner in self._ours.items() if owner is trunk])
         self._ours.clear()
         self._before.clear()
+
+
+def _filler(size: int) -> Callable[..., Any]:
+    """Fills a batch of places, targets and perhaps weights up to a size, in TensorFlow's graph."""
+    import tensorflow as tf
+
+    def fill(*batch: Any) -> Any:
+        places, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        rows = tf.shape(places)[0]
+        weight = tf.ones([rows]) if sample_weight is None else tf.cast(sample_weight, tf.float32)
+
+        def filled(tensor: Any) -> Any:
+            full = tf.pad(tensor, [[0, size - rows]] + [[0, 0]] * (len(tensor.shape) - 1))
+            return tf.ensure_shape(full, (size, *tensor.shape[1:]))
+
+        return tuple(keras.tree.map_structure(filled, part) for part in (places, y, weight))
+
+    return fill
 
 
 class _Batches:

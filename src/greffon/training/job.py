@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from greffon.bundle.predict import Predictor
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
-    from greffon.training.stages import StageResult, TrunkWork
+    from greffon.training.stages import StageResult, Stages
 
     Array = np.ndarray[Any, Any]
 
@@ -142,7 +142,7 @@ class _Job:
         self._warn_of_flatten(model, len(samples.train))
         stages = Stages(model, self.recipe, samples, self._store(), self.reporter, notes=self.notes)
         results, probabilities = stages.run()
-        return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages.work)
+        return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages)
 
     def _read(self, data: str | Path) -> Catalog:
         from greffon.pictures.catalog import Catalog
@@ -178,7 +178,7 @@ class _Job:
 
     def _finish(
         self, out: Path, overwrite: bool, model: Any, catalog: Catalog, resize: Any, results: Sequence[StageResult],
-        probabilities: Array, work: TrunkWork,
+        probabilities: Array, stages: Stages,
     ) -> Run:  # fmt: skip
         import polars as pl
 
@@ -191,7 +191,7 @@ class _Job:
         paths, hashes = held_out["path"].to_list(), held_out["hash"].to_list()
         table = prediction_table(paths, hashes, labels, probabilities, catalog.class_names, several_labels=several)
         measures = measure(table)
-        summary = self._summary(measures, catalog, results, work)
+        summary = self._summary(measures, catalog, results, stages)
         contents = BundleContents(
             model=model,
             class_names=catalog.class_names,
@@ -210,8 +210,9 @@ class _Job:
         return run
 
     def _summary(
-        self, measures: Measures, catalog: Catalog, results: Sequence[StageResult], work: TrunkWork
+        self, measures: Measures, catalog: Catalog, results: Sequence[StageResult], stages: Stages
     ) -> dict[str, Any]:
+        work, agreement = stages.work, stages.agreement
         pictures = len(catalog.side("train")) + len(catalog.side("val"))
         seconds = time.perf_counter() - self._began
         passes = sum(result.trunk_macs * len(result.history) for result in results) * pictures
@@ -229,6 +230,7 @@ class _Job:
             "trunk_seconds_every_epoch": None if every_epoch is None else round(every_epoch, 2),
             "seconds_saved": None if every_epoch is None else round(every_epoch - work.seconds, 2),
             "trunk": work.to_dict(),
+            "int8": agreement.to_dict() if agreement else None,
             "notes": list(self.notes),
         }
 

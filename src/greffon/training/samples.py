@@ -166,6 +166,11 @@ class PictureRows:
         """Of the pictures: uint8."""
         return [np.dtype(np.uint8)]
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether decoded pictures are held in memory."""
+        return self._array is not None
+
     def gather(self, rows: Array) -> list[Array]:
         """Pictures of some rows, in that order: [uint8 (rows, size, size, 3)]."""
         rows = np.asarray(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 from keras.src.utils.tracking import DotNotTrackScope
 
 from greffon.frozen.graph import GraphModel, output_structure
@@ -38,14 +39,23 @@ class Tail(GraphModel):
         model: compiled.
         cut: where its trunk ends.
         jit_compile: whether XLA compiles the steps; by default as the model was compiled.
+        augment: changes the activations in training; it is no part of the model.
     """
 
     stop_training = _of_the_model("stop_training")
     history = _of_the_model("history")
     _initial_epoch = _of_the_model("_initial_epoch")
 
-    def __init__(self, model: keras.Model, cut: Cut, *, jit_compile: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        cut: Cut,
+        *,
+        jit_compile: bool | None = None,
+        augment: keras.layers.Layer | None = None,
+    ) -> None:
         super().__init__(cut.tail, output=output_structure(model), name=f"{model.name}_tail", dtype=model.dtype_policy)
+        self.augment = augment
         self.__dict__["_whole_model"] = lambda: model
         with DotNotTrackScope():
             self.compile(
@@ -63,6 +73,12 @@ class Tail(GraphModel):
         if not model.optimizer.built:
             # In the model's own order of variables, so that the optimizer's state can be saved and loaded with it.
             model.optimizer.build(model.trainable_variables)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Run the tail on activations, changed first where it trains and that was asked for."""
+        if training and self.augment is not None:
+            inputs = self.augment(inputs, training=True)
+        return super().call(inputs, training=training)
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -89,6 +105,7 @@ class Tail(GraphModel):
             options: what else `fit` takes: validation_data, initial_epoch, steps_per_epoch, ...
         """
         model = self.__dict__["_whole_model"]()
+        self._join_steps(model, feed, options.get("validation_data"), callbacks)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
                 callbacks,
@@ -100,3 +117,40 @@ class Tail(GraphModel):
                 model=model,
             )
         return self.fit(feed, callbacks=callbacks, epochs=epochs, verbose=verbose, shuffle=False, **options)
+
+    def _join_steps(self, model: keras.Model, feed: Any, validation: Any, callbacks: Any) -> None:
+        """Where a step takes less time than calling it, make one call of a whole epoch."""
+        specs = [self.graph.specs[tensor] for tensor in self.graph.inputs]
+        small = all(None not in spec.shape[1:] and np.prod(spec.shape[1:]) <= _SMALL for spec in specs)
+        lengths = [each.num_batches for each in (feed, validation) if each is not None]
+        given = callbacks.callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else callbacks
+        if (
+            small
+            and None not in lengths
+            and model.steps_per_execution == 1
+            and keras.backend.backend() == "tensorflow"
+            and not any(map(_looks_at_batches, keras.tree.flatten(given) if given else []))
+        ):
+            self.steps_per_execution = max(1, *lengths)
+
+
+# Numbers of an activation up to which training its tail takes less time than Python needs for each step.
+_SMALL = 32_768
+_BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+)
+
+
+def _looks_at_batches(callback: Any) -> bool:
+    """Whether a callback does something at a batch; Keras' progress bar may as well be told at the epoch's end."""
+    plain = keras.callbacks.Callback
+    if type(callback) is keras.callbacks.ProgbarLogger:
+        return False
+    if type(callback) is keras.callbacks.ModelCheckpoint and callback.save_freq == "epoch":
+        return False
+    return any(getattr(type(callback), name) is not getattr(plain, name) for name in _BATCH_HOOKS)

@@ -1,0 +1,216 @@
+"""The stages of a training before they run: what each one trains, where it is cut; one pass of the trunk for all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from greffon.backbone.freeze import freeze
+from greffon.frozen.activations import Activations
+from greffon.frozen.cost import known_speed, macs, remember_speed
+from greffon.frozen.cut import Cut, find_cut
+from greffon.frozen.engine import build_engine
+from greffon.frozen.even import at_even_positions
+from greffon.frozen.graph import flatten
+from greffon.frozen.together import OnePass
+from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
+from greffon.training.samples import PictureRows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
+    import numpy as np
+
+    from greffon.backbone.table import FreezeTable
+    from greffon.frozen.graph import FlatGraph
+    from greffon.frozen.store import ActivationStore
+    from greffon.recipe import Recipe, Stage
+    from greffon.training.progress import Reporter
+    from greffon.training.samples import Samples
+
+    Array = np.ndarray[Any, Any]
+
+# A pass over fewer pictures says little about the speed of the machine.
+_ENOUGH_TO_MEASURE = 32
+# Pictures that int8 is calibrated on.
+_CALIBRATION = 32
+
+
+@dataclass
+class StagePlan:
+    """One stage before it runs.
+
+    Attributes:
+        stage: its options.
+        table: what trains.
+        cut: where its trunk ends; without a trunk where nothing worth it is frozen.
+        source: gives what passes the cut, by row; None: made when the stage begins, because an earlier stage still
+            moves what is frozen here.
+    """
+
+    stage: Stage
+    table: FreezeTable
+    cut: Cut
+    source: Activations | PictureRows | None
+
+
+@dataclass
+class TrunkWork:
+    """What the frozen part cost in a run.
+
+    Attributes:
+        computed: pictures (views counted) that went through it.
+        reused: those whose activations were all stored already.
+        engine: what computed them; None where nothing had to be computed.
+        precision: fp32 or int8.
+        threads: of the engine; None where nothing was computed, or the backend decides.
+        batch_size: the most pictures that the engine computed at once.
+        seconds: time for it, decoding and storing included.
+        activations: dtype that activations were kept in.
+        multiply_accumulates: of all pictures that were computed.
+    """
+
+    computed: int = 0
+    reused: int = 0
+    engine: str | None = None
+    precision: str = "fp32"
+    threads: int | None = None
+    batch_size: int | None = None
+    seconds: float = 0.0
+    activations: str = "float16"
+    multiply_accumulates: int = 0
+
+    @property
+    def speed(self) -> float | None:
+        """Multiply-accumulates per second, from this run or an earlier one on this machine."""
+        if self.computed >= _ENOUGH_TO_MEASURE:
+            return self.multiply_accumulates / self.seconds
+        return known_speed(self.engine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the run's record."""
+        names = ("computed", "reused", "engine", "precision", "threads", "batch_size", "activations")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Planned:
+    """Plans the stages of a recipe on one model, and fills their activations.
+
+    Attributes:
+        model: grafted.
+        recipe: its stages, precision and dtype of activations are read.
+        samples: the pictures.
+        store: where activations are kept; None: nowhere.
+        reporter: told what happens.
+        notes: what the user should know afterwards.
+        work: what the frozen part cost.
+    """
+
+    model: keras.Model
+    recipe: Recipe
+    samples: Samples
+    store: ActivationStore | None
+    reporter: Reporter
+    notes: list[str]
+    work: TrunkWork = field(default_factory=TrunkWork)
+    _graph: FlatGraph = field(init=False, repr=False)
+
+    def plans(self) -> list[StagePlan]:
+        """Plan all stages and run the trunk; with float32 where a number is too large for float16."""
+        self.work.activations, self.work.precision = self.recipe.activations, self.recipe.precision
+        plans = self._plan()
+        try:
+            self.fill([plan.source for plan in plans if isinstance(plan.source, Activations)])
+        except DoesNotFitFloat16:
+            note = "an activation is beyond the range of float16; all are kept in float32"
+            self.notes.append(note)
+            self.reporter.warn(note)
+            self.work.activations = "float32"
+            plans = self._plan()
+            self.fill([plan.source for plan in plans if isinstance(plan.source, Activations)])
+        return plans
+
+    def source(self, cut: Cut, *, precision: str | None = None) -> Activations | PictureRows:
+        """What passes a cut, by row of the samples; still to be filled.
+
+        Args:
+            cut: of the common graph.
+            precision: of the trunk; by default the recipe's.
+        """
+        if not cut.trunk.nodes:
+            return PictureRows(self.samples)
+        precision = precision or self.work.precision
+        dtype = self.work.activations
+        kind = dtype if precision == "fp32" else f"{dtype}, {precision}"
+        trunk = Trunk(
+            cut,
+            [self.samples.shape],
+            store=self.store,
+            dtype=dtype,
+            label=f"{self.model.name}, {cut.where}, {kind}",
+            **self._engine_options(precision),
+        )
+        return Activations(trunk, self.samples.keys, self.samples.load)
+
+    def fill(self, parts: Sequence[Activations]) -> None:
+        """One pass over the pictures for all of these parts."""
+        if not parts:
+            return
+        build = partial(build_engine, **self._engine_options(self.work.precision))
+        one_pass = OnePass(self._graph, parts, self.samples.load, build=build)
+        missing = len(one_pass.missing())
+        self.work.reused += len(self.samples) - missing
+        if not missing:
+            self.reporter.note(f"frozen part: all {len(self.samples)} activations are in the store already")
+            return
+        if missing < len(self.samples):
+            self.reporter.note(f"frozen part: {len(self.samples) - missing} activations are in the store already")
+        start = time.perf_counter()
+        with self.reporter.bar("frozen part", total=missing) as advance:
+            one_pass.run(advance)
+        self.work.seconds += time.perf_counter() - start
+        self.work.computed += missing
+        self.work.multiply_accumulates += missing * macs(one_pass.graph)
+        engine = one_pass.engine
+        self.work.engine, self.work.threads, self.work.batch_size = engine.name, engine.threads, engine.batch_size
+        if missing >= _ENOUGH_TO_MEASURE and self.work.precision == "fp32" and self.work.speed:
+            remember_speed(engine.name, self.work.speed)
+
+    def _engine_options(self, precision: str) -> dict[str, Any]:
+        return {} if precision == "fp32" else {"precision": precision, "calibration": self._calibration}
+
+    def _calibration(self) -> list[Array]:
+        return list(self.samples.load(self.samples.train[:_CALIBRATION]))
+
+    def _plan(self) -> list[StagePlan]:
+        plans: list[StagePlan] = []
+        moved: set[int] = set()
+        graph = self._graph = self._common_graph()
+        for stage in self.recipe.stages:
+            table = freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
+            cut = find_cut(self.model, graph=graph)
+            if not cut.gains:
+                cut = _without_trunk(cut)
+            late = any(id(weight) in moved for layer in cut.trunk.layers for weight in layer.weights)
+            plans.append(StagePlan(stage, table, cut, None if late else self.source(cut)))
+            moved |= {id(weight) for layer in cut.tail.layers for weight in layer.weights}
+        return plans
+
+    def _common_graph(self) -> FlatGraph:
+        """One graph for all stages, so that their cuts share tensors: right for the stage that moves most."""
+        moving: set[int] = set()
+        for stage in self.recipe.stages:
+            freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
+            moving |= {id(layer) for layer in self.model.layers if layer.trainable}
+        return at_even_positions(flatten(self.model), moving=lambda norm: id(norm) in moving)
+
+
+def _without_trunk(cut: Cut) -> Cut:
+    """The cut at the model's inputs: the whole graph trains."""
+    whole = replace(cut.tail, nodes=(*cut.trunk.nodes, *cut.tail.nodes))
+    inputs = cut.trunk.inputs
+    return replace(cut, trunk=cut.trunk.between(inputs, inputs), tail=whole.between(inputs, cut.tail.outputs))

@@ -1,0 +1,140 @@
+"""The tail as a stage of `greffon.train` runs it: with XLA where that pays, its last batch filled up for it.
+
+XLA compiles a step for one size of batch, for seconds each time; so the smaller last batch of an epoch is filled up
+with pictures of weight 0. Loss and accuracy are those of the real pictures, to rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras.src.utils.tracking import DotNotTrackScope
+
+from greffon.frozen import remembered
+from greffon.frozen.steady import why_unsteady
+from greffon.training.tail import Tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from greffon.frozen.cut import Cut
+    from greffon.frozen.graph import FlatGraph
+
+# XLA has to be this much faster, since what it saves is estimated from few steps.
+_WORTH_IT = 0.95
+# A stage that takes less than this without XLA is over before both ways were tried.
+_LEAST_SECONDS = 30.0
+_TIMED_STEPS = 3
+
+
+class StageTail(Tail):
+    """A tail whose batches may hold pictures of weight 0.
+
+    Args:
+        model: compiled with a loss that averages by weight (`mean_with_sample_weight`) and with weighted metrics.
+        cut: where its trunk ends.
+        jit_compile: whether XLA compiles the steps.
+        augment: changes the activations in training; it is no part of the model.
+    """
+
+    def __init__(
+        self, model: keras.Model, cut: Cut, *, jit_compile: bool, augment: keras.layers.Layer | None = None
+    ) -> None:
+        super().__init__(model, cut, jit_compile=jit_compile, augment=augment)
+        with DotNotTrackScope():
+            self._loss_tracker = self.by_weight = _MeanByWeight(name="loss")
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The loss of a batch; notes how many pictures it is of."""
+        rows = keras.ops.shape(y)[0] if sample_weight is None else keras.ops.sum(sample_weight)
+        self.by_weight.weight = keras.ops.cast(rows, "float32")
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+class _MeanByWeight(keras.metrics.Mean):
+    """Counts a batch by the weight of its pictures, where Keras counts its rows."""
+
+    weight: Any = None
+
+    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+        """Add the loss of a batch."""
+        super().update_state(values, sample_weight=sample_weight if self.weight is None else self.weight)
+
+
+def can_fill_up(graph: FlatGraph) -> bool:
+    """Whether pictures of weight 0 change nothing for the others: no layer looks across the batch.
+
+    Args:
+        graph: of the tail, its layers frozen or not as the stage has them.
+    """
+    return keras.backend.backend() == "tensorflow" and not any(
+        map(_looks_across, graph.nodes, [graph] * len(graph.nodes))
+    )
+
+
+def _looks_across(node: Any, graph: FlatGraph) -> bool:
+    why = why_unsteady(node, graph)
+    # Dropout is unsteady too, yet leaves every picture to itself.
+    return why is not None and type(node.operation) is not keras.layers.Dropout
+
+
+def xla_pays(make: Callable[[bool], Tail], feed: Callable[[bool], Any], *, steps: int) -> bool:
+    """Whether XLA shortens a stage on this machine, by trying both ways; what it found is remembered.
+
+    Weights, optimizer and random state are as before afterwards; the generators that `keras.utils.set_random_seed`
+    sets are not.
+
+    Args:
+        make: gives the tail, compiled with XLA or without.
+        feed: gives what it trains on, filled up for XLA or not.
+        steps: how many steps the stage may take.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    plain = make(False)
+    key = remembered.key("xla", remembered.structure(plain.graph), feed(False).batch_size, _versions())
+    known = remembered.get(key)
+    if isinstance(known, bool):
+        return known
+    before = _values(plain)
+    try:
+        seconds = _seconds_of_a_step(plain, feed(False))
+        if seconds * steps < _LEAST_SECONDS:
+            return False
+        pays = _seconds_of_a_step(make(True), feed(True)) < _WORTH_IT * seconds
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+    remembered.put(key, pays)
+    return pays
+
+
+def _seconds_of_a_step(tail: Tail, feed: Any) -> float:
+    """The shortest of a few, compiling left out."""
+    feed.on_epoch_begin()
+    batches = iter(feed.get_tf_dataset().repeat())
+    tail.make_train_function()
+    tail.train_function(batches)
+    seconds = []
+    for _ in range(_TIMED_STEPS):
+        start = time.perf_counter()
+        float(tail.train_function(batches)["loss"])
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _values(tail: Tail) -> list[tuple[Any, np.ndarray[Any, Any]]]:
+    variables = [*tail.variables, *tail.optimizer.variables, *tail.metrics_variables]
+    unique = {id(variable): variable for variable in variables}.values()
+    return [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in unique]
+
+
+def _versions() -> str:
+    import tensorflow as tf
+
+    return f"keras {keras.__version__}, tensorflow {tf.__version__}"
