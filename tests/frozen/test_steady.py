@@ -207,3 +207,19 @@ def test_examination_leaves_no_trace(shared_generator_exists):
     if shared_generator_exists:
         keras.random.normal(())
     np.testing.assert_array_equal(drawn, keras.ops.convert_to_numpy(keras.random.normal((3,))))
+
+
+def test_keras_own_layers_of_one_kind_are_tried_once(monkeypatch):
+    from greffon.frozen import steady
+
+    tried = []
+    trial = steady._found_by_trial
+    monkeypatch.setattr(steady, "_found", {})
+    monkeypatch.setattr(steady, "_found_by_trial", lambda node, graph: (tried.append(node.path), trial(node, graph))[1])
+    norms = [why(layers.BatchNormalization(), shape) for shape in ((8, 8, 3), (4, 4, 5))]
+    assert norms == [None, None]
+    assert len(tried) == 1
+    assert why(layers.Dropout(0.5)) is not None
+    assert why(layers.Dropout(0.0)) is None
+    assert [why(Plain(trainable=False)), why(Plain(trainable=False))] == [None, None]
+    assert len(tried) == 5  # somebody's own layer is tried each time

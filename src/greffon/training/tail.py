@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras.src.utils.tracking import DotNotTrackScope
 
+from greffon.frozen.fold import fold_frozen
 from greffon.frozen.graph import GraphModel, output_structure
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ class Tail(GraphModel):
         jit_compile: bool | None = None,
         augment: keras.layers.Layer | None = None,
     ) -> None:
-        super().__init__(cut.tail, output=output_structure(model), name=f"{model.name}_tail", dtype=model.dtype_policy)
+        super().__init__(
+            fold_frozen(cut.tail),
+            output=output_structure(model),
+            name=f"{model.name}_tail",
+            dtype=model.dtype_policy,
+        )
         self.augment = augment
         self.__dict__["_whole_model"] = lambda: model
         with DotNotTrackScope():
