@@ -40,7 +40,16 @@ def seconds(command: tuple[str, ...]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    print("\n".join(table(parser.parse_args().rounds)))
+
+
+def measure(options) -> list[str]:
+    """The table, for `run.py`."""
+    return table(1 if options.smoke else 5)
+
+
+def table(rounds: int) -> list[str]:
+    """Lines of Markdown."""
     for command in ROWS.values():  # once for the disk: bytecode is written, files are in memory
         seconds(command)
     times: dict[str, list[float]] = {name: [] for name in ROWS}
@@ -48,15 +57,12 @@ def main() -> None:
         for name, command in ROWS.items():
             times[name].append(seconds(command))
     python = statistics.median(times["python -c pass"])
-    print(f"| command | min s | median s | max s | of it Python's own |\n|---|---|---|---|---|\n{_rows(times, python)}")
-
-
-def _rows(times: dict[str, list[float]], python: float) -> str:
-    return "\n".join(
+    head = ["| command | min s | median s | max s | of it Python's own |", "|---|---|---|---|---|"]
+    return head + [
         f"| `{name}` | {min(all_):.2f} | {statistics.median(all_):.2f} | {max(all_):.2f} "
         f"| {min(1.0, python / statistics.median(all_)):.0%} |"
         for name, all_ in times.items()
-    )
+    ]
 
 
 if __name__ == "__main__":
