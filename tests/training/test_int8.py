@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from greffon.errors import CheckFailedError
-from greffon.training.int8 import Agreement
+from greffon.training.int8 import Agreement, Compared, one_hot
 
 
 def answers(labels, classes=3):
@@ -23,8 +21,14 @@ def compared(pictures, other):
     return Agreement.of(answers(ours), answers(right), answers(right))
 
 
-def samples(train):
-    return SimpleNamespace(train=np.arange(train))
+def others(train, other=lambda rows: np.zeros(len(rows), bool)):
+    """Training pictures, of which `other` says for which rows int8 answers otherwise."""
+
+    class Behind(Compared):
+        def answers(self):
+            return answers(other(self.rows).astype(int)), answers(np.zeros(len(self.rows), int))
+
+    return Behind(None, None, None, np.arange(train))
 
 
 def never(rows):
@@ -45,35 +49,57 @@ def test_a_picture_of_several_classes_is_right_with_any_of_them():
     assert (found.accuracy_int8, found.accuracy_fp32, found.same) == (1.0, 0.5, 0)
 
 
+def test_one_number_per_picture_is_yes_above_a_half():
+    ours, exact = np.array([[0.6], [0.4], [0.9]]), np.array([[0.4], [0.1], [0.7]])
+    found = Agreement.of(ours, exact, np.array([[1], [0], [1]]))
+    assert (found.same, found.accuracy_int8, found.accuracy_fp32) == (2, 1.0, pytest.approx(2 / 3))
+
+
+def test_without_right_answers_there_is_no_accuracy():
+    found = Agreement.of(answers([0, 2]), answers([1, 2]))
+    assert (found.same, found.accuracy_int8) == (1, None)
+    assert str(found) == "int8 and fp32 answer alike on 1 of 2 pictures"
+
+
+@pytest.mark.parametrize(
+    ("y", "outputs", "expected"),
+    [
+        ([[0, 1], [1, 0]], 2, [[0, 1], [1, 0]]),
+        ([2, 0], 3, [[0, 0, 1], [1, 0, 0]]),
+        ([[1], [0]], 1, [[1], [0]]),
+        ([0.5, 1.0], 3, None),
+        ([3, 0], 3, None),
+        (None, 3, None),
+    ],
+)
+def test_targets_are_recognised(y, outputs, expected):
+    found = one_hot(None if y is None else np.array(y), outputs)
+    assert (None if found is None else found.tolist()) == expected
+
+
 @pytest.mark.parametrize("other", [0, 1])
 def test_one_disagreement_never_refuses(other):
-    found = compared(20, other).with_training(never, samples(500))
+    found = compared(20, other).with_training(others(500, never), 0.99)
     found.require(0.99)
     assert found.pictures == 20
 
 
 def test_training_pictures_count_where_there_are_few_to_validate_on():
-    def all_the_same(rows):
-        return answers(np.zeros(len(rows), int)), answers(np.zeros(len(rows), int))
-
-    found = compared(60, 2).with_training(all_the_same, samples(500))
+    found = compared(60, 2).with_training(others(500), 0.99)
     assert (found.same, found.pictures) == (198, 200)
     found.require(0.99)
     assert found.accuracy_int8 == pytest.approx(58 / 60)  # of the validation pictures alone
 
 
 def test_two_disagreements_among_few_refuse_where_training_pictures_disagree_too():
-    def every_tenth(rows):
-        return answers((rows % 10 == 0).astype(int)), answers(np.zeros(len(rows), int))
-
-    found = compared(60, 2).with_training(every_tenth, samples(40))
+    found = compared(60, 2).with_training(others(40, lambda rows: rows % 10 == 0), 0.99)
     assert (found.same, found.pictures) == (94, 100)
-    with pytest.raises(CheckFailedError, match=r"94 of 100 pictures.*--precision fp32.*--min-agreement"):
+    with pytest.raises(CheckFailedError, match=r"94 of 100 pictures.*precision fp32.*--min-agreement"):
         found.require(0.99)
     found.require(0.9)
 
 
 def test_many_validation_pictures_decide_alone():
-    found = compared(300, 4).with_training(never, samples(500))
+    found = compared(300, 4).with_training(others(500, never), 0.99)
     with pytest.raises(CheckFailedError, match="296 of 300"):
         found.require(0.99)

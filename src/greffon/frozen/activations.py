@@ -113,6 +113,14 @@ class Activations:
             self._held[copies] = True
         return whole
 
+    def behind(self, trunk_for: Callable[[Sequence[Array]], Trunk]) -> Activations:
+        """The same pictures behind another trunk.
+
+        Args:
+            trunk_for: gives it, for inputs of the shapes that these pictures have.
+        """
+        return Activations(trunk_for(self._load(np.arange(1))), self.keys, self._load)
+
     def gather(self, rows: Array) -> list[Array]:
         """Activations of some rows, in that order: one array of shape (len(rows), ...) per tensor of the cut."""
         rows = np.asarray(rows)

@@ -84,6 +84,11 @@ def augments_features(recipe: Recipe) -> bool:
     return recipe.feature_noise > 0 or recipe.feature_brightness > 0
 
 
+def is_pooled(shapes: Sequence[tuple[int | None, ...]]) -> bool:
+    """Whether what passes the cut is one vector per picture."""
+    return [len(shape) for shape in shapes] == [1]
+
+
 def check_pooled(recipe: Recipe, shapes: Sequence[tuple[int | None, ...]], *, stage: str, where: str) -> None:
     """Refuse a recipe that changes activations which are not pooled.
 
@@ -102,7 +107,7 @@ def check_pooled(recipe: Recipe, shapes: Sequence[tuple[int | None, ...]], *, st
         >>> check_pooled(Recipe(feature_noise=0.1), [(1024,)], stage="head", where="head_pool")
         >>> check_pooled(Recipe(), [(7, 7, 1024)], stage="block", where="conv5_block2_out")
     """
-    if not augments_features(recipe) or [len(shape) for shape in shapes] == [1]:
+    if not augments_features(recipe) or is_pooled(shapes):
         return
     asked = [
         f"{name} {value:g}"

@@ -10,13 +10,14 @@ import keras
 import numpy as np
 
 from greffon.backbone.guard import reject_scaled_pictures
-from greffon.errors import InputError
+from greffon.errors import CheckFailedError, InputError
 from greffon.frozen.graph import flat_inputs
 from greffon.frozen.keys import as_taken
 from greffon.frozen.store import ActivationStore
 from greffon.frozen.trunks import Trunks
 from greffon.say import say
 from greffon.training.feed import RowFeed, StreamFeed, are_arrays
+from greffon.training.int8 import ENOUGH, Agreement, compared
 from greffon.training.progress import ConsoleReporter, Reporter
 from greffon.training.tail import Tail
 
@@ -37,18 +38,25 @@ class CachedFit:
         cut: where its trunk ends.
         dtype: what activations are kept in.
         quiet: say nothing.
+        precision: of the trunk, `fp32` or `int8`.
+        min_agreement: share of the validation pictures that must be answered alike with `int8`.
 
     Attributes:
         trunks: what they computed and read.
         notes: what the user should know.
+        agreement: of int8 with fp32, once it has been trained.
     """
 
-    def __init__(self, model: keras.Model, cut: Cut, *, dtype: str, quiet: bool) -> None:
+    def __init__(  # what `greffon.fit` takes beyond Keras' own arguments
+        self, model: keras.Model, cut: Cut, *, dtype: str, quiet: bool, precision: str, min_agreement: float
+    ) -> None:
         self.model, self.cut, self.quiet = model, cut, quiet
+        self.min_agreement = min_agreement
+        self.agreement: Agreement | None = None
         self.notes: list[str] = []
         self.reporter = Reporter() if quiet else ConsoleReporter()
         self.store = ActivationStore()
-        self.trunks = Trunks(cut, self.store, dtype=dtype, label=model.name, widened=self._say_widened)
+        self.trunks = self._trunks(dtype, precision)
         spoiler = cut.spoiler()
         if spoiler:
             self._note(spoiler)
@@ -69,8 +77,14 @@ class CachedFit:
                     validation_data=validation,
                     **options,
                 )
+            self._compare_int8(history, feed, validation)
         self._say_what_was_done()
         return history
+
+    def _trunks(self, dtype: str, precision: str) -> Trunks:
+        return Trunks(
+            self.cut, self.store, dtype=dtype, label=self.model.name, widened=self._say_widened, precision=precision
+        )
 
     # --- feeds ---
 
@@ -102,7 +116,8 @@ class CachedFit:
         options |= {"y": y, "sample_weight": sample_weight}
         if are_arrays(x, y, sample_weight):
             return RowFeed(self._rows(x, guard), **options)
-        return StreamFeed(self.trunks, self.model, x, guard=guard, **options)
+        keep = 0 if self.trunks.precision == "fp32" else ENOUGH
+        return StreamFeed(self.trunks, self.model, x, guard=guard, keep=keep, **options)
 
     def _rows(self, x: Any, guard: _ScaleGuard) -> Activations:
         inputs = as_taken([np.asarray(_on_host(leaf)) for leaf in flat_inputs(self.model, x)], self.model.inputs)
@@ -112,6 +127,23 @@ class CachedFit:
         guard.close()
         with self.reporter.bar("frozen part", total=len(inputs[0])) as advance:
             return self.trunks.rows(inputs, advance)
+
+    # --- int8 ---
+
+    def _compare_int8(self, history: Any, feed: Any, validation: Any) -> None:
+        """Answers for the validation pictures behind both trunks; for training pictures where there are none."""
+        if self.trunks.precision == "fp32":
+            return
+        exact = self._trunks(self.trunks.dtype, "fp32")
+        held_out, train = (compared(each, self.trunks, exact) for each in (validation or feed, feed))
+        self.agreement = Agreement.of(*held_out.answers(), held_out.targets)
+        self.agreement = self.agreement.with_training(train, self.min_agreement)
+        say(f"greffon: {self.agreement}", quiet=self.quiet)
+        try:
+            self.agreement.require(self.min_agreement)
+        except CheckFailedError as error:
+            error.history = history  # type: ignore[attr-defined]
+            raise
 
     # --- what is said ---
 

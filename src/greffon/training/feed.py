@@ -148,11 +148,16 @@ class RowFeed(Feed):
     ) -> None:
         rows = np.arange(len(activations)) if rows is None else np.asarray(rows)
         super().__init__(get_data_adapter(np.arange(len(rows)), **options), activations.shapes, activations.dtypes)
-        self.activations = activations
+        self.activations, self.targets = activations, options.get("y")
         self._views = rows.reshape(len(rows), -1)
         self._fill_up = fill_up
         self._drawn: Array | None = None
         self._random = np.random.default_rng(seed)
+
+    @property
+    def rows(self) -> Array:
+        """Row of each picture; of its first view where there are several."""
+        return self._views[:, 0]
 
     def swap(self, inputs: list[Array]) -> list[Array]:
         """Activations of the pictures whose places in `rows` are in `inputs`."""
@@ -207,13 +212,17 @@ class StreamFeed(Feed):
         x: the source.
         guard: its `look` is called with the inputs of every batch before anything is computed, its `close` at the
             end of a pass; both raise for what they refuse.
+        keep: how many of the first pictures to keep in `kept`.
         options: what else Keras' adapter for this source takes: class_weight, shuffle, steps_per_epoch, ...
 
     Attributes:
         changing: whether it was found that the source changes its pictures from pass to pass.
+        kept: inputs of the model, batch by batch.
     """
 
-    def __init__(self, trunks: Trunks, model: keras.Model, x: Any, *, guard: Any, **options: Any) -> None:
+    def __init__(
+        self, trunks: Trunks, model: keras.Model, x: Any, *, guard: Any, keep: int = 0, **options: Any
+    ) -> None:
         # Only this one looks at `shuffle`; the others warn that they do not.
         options["shuffle"] = bool(options.get("shuffle")) and isinstance(x, keras.utils.PyDataset)
         # Activations of any precision are given out as float32: should they change it, the pipeline goes on.
@@ -222,6 +231,9 @@ class StreamFeed(Feed):
         steps = options.get("steps_per_epoch")
         self._passes = _Passes(whole=steps is None or steps == self.num_batches)
         self._lock = threading.Lock()
+        self._keep = keep
+        self.kept: list[list[Array]] = []
+        self._kept_keys: set[bytes] = set()
         self.changing = False
 
     def flat(self, x: Any) -> list[Any]:
@@ -234,10 +246,19 @@ class StreamFeed(Feed):
         self._guard.look(inputs)
         keys = self._trunks.keys(inputs)
         with self._lock:
+            self._keep_some(keys, inputs)
             if not self.changing:
                 self._passes.note(keys, self._trunks.of(inputs))
             arrays = self._trunks.fetch(keys, inputs, store=not self.changing)
         return [array.astype(dtype, copy=False) for array, dtype in zip(arrays, self._dtypes, strict=True)]
+
+    def _keep_some(self, keys: list[bytes], inputs: list[Array]) -> None:
+        """Keep the first pictures, each once: a source is read more than once."""
+        new = [row for row, key in enumerate(keys) if key not in self._kept_keys]
+        new = new[: self._keep - len(self._kept_keys)]
+        if new:
+            self.kept.append([np.array(array[new]) for array in inputs])
+            self._kept_keys.update(keys[row] for row in new)
 
     def end_pass(self) -> bool:
         """Take note that an epoch has ended; True when this shows, for the first time, that the pictures change."""

@@ -33,6 +33,8 @@ class FitReport:
         stored: activations newly stored.
         seconds: time spent in the frozen part.
         notes: whatever else the user should know.
+        precision: arithmetic of the frozen part, `fp32` or `int8`.
+        agreement: with `int8`, how many validation pictures were answered as behind an fp32 trunk.
     """
 
     why_not: str | None = None
@@ -43,6 +45,8 @@ class FitReport:
     stored: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    precision: str = "fp32"
+    agreement: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report by name."""
@@ -69,6 +73,8 @@ def fit(  # noqa: PLR0913, PLR0917  # the arguments are those of Keras' fit, and
     validation_freq: int | Sequence[int] = 1,
     *,
     activations: str = "float32",
+    precision: str = "fp32",
+    min_agreement: float = 0.99,
 ) -> keras.callbacks.History:
     """Train a compiled model as `model.fit` does, running its frozen part once per picture.
 
@@ -99,13 +105,18 @@ def fit(  # noqa: PLR0913, PLR0917  # the arguments are those of Keras' fit, and
         validation_batch_size: pictures per validation step.
         validation_freq: validate every so many epochs, or in these.
         activations: what activations are kept in: `float32`, or `float16` for half the bytes and less precision.
+        precision: arithmetic of the frozen part: `fp32`, or `int8`, which is faster and not what `model.fit` does. It
+            is calibrated on the first pictures; afterwards the model's answers for the validation pictures are
+            compared with those behind an fp32 trunk.
+        min_agreement: share of those pictures that must be answered alike, 0 to 1; a single one never refuses.
 
     Returns:
         Keras' History; its `greffon` attribute is a `FitReport`.
 
     Raises:
         FreezeError: what trains has changed since `model.compile`.
-        InputError: float pictures in 0..1 for a model that takes 0..255.
+        InputError: float pictures in 0..1 for a model that takes 0..255; `int8` for what it cannot be had for.
+        CheckFailedError: `int8` changes too many answers. The model is trained, and `history` is on the error.
 
     Example:
         >>> import greffon, keras, numpy as np
@@ -132,6 +143,10 @@ def fit(  # noqa: PLR0913, PLR0917  # the arguments are those of Keras' fit, and
     }
     if activations not in ("float32", "float16"):
         raise InputError(f"activations must be 'float32' or 'float16', got {activations!r}")
+    if precision not in ("fp32", "int8"):
+        raise InputError(f"precision must be 'fp32' or 'int8', got {precision!r}")
+    if not 0 <= min_agreement <= 1:
+        raise InputError(f"min_agreement must be from 0 to 1, got {min_agreement!r}")
     quiet = verbose == 0
     _refuse_stale_compile(model)
     _build_sequential(model, x)
@@ -143,10 +158,17 @@ def fit(  # noqa: PLR0913, PLR0917  # the arguments are those of Keras' fit, and
         if isinstance(history, keras.callbacks.History):  # a model with its own `fit` may return anything
             history.greffon = FitReport(why_not=why_not)
         return history
-    job = CachedFit(model, cut, dtype=activations, quiet=quiet)
+    job = CachedFit(model, cut, dtype=activations, quiet=quiet, precision=precision, min_agreement=min_agreement)
     history = job.run(**data, **options)
     trunks = job.trunks
-    history.greffon = FitReport(cut=cut.where, engine=trunks.engine_name, notes=job.notes, **trunks.counts.to_dict())
+    history.greffon = FitReport(
+        cut=cut.where,
+        engine=trunks.engine_name,
+        notes=job.notes,
+        precision=precision,
+        agreement=job.agreement.to_dict() if job.agreement else None,
+        **trunks.counts.to_dict(),
+    )
     return history
 
 

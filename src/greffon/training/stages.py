@@ -14,9 +14,10 @@ from greffon.backbone.proof import examine, fingerprint
 from greffon.errors import CheckFailedError, InputError
 from greffon.frozen.activations import Activations
 from greffon.frozen.cost import macs
+from greffon.frozen.feature_augment import FeatureAugment, augments_features, check_pooled, is_pooled
 from greffon.frozen.trunk import DoesNotFitFloat16
 from greffon.training.feed import RowFeed
-from greffon.training.int8 import Agreement, probabilities
+from greffon.training.int8 import Agreement, Compared, probabilities
 from greffon.training.planned import Planned, TrunkWork
 from greffon.training.stage_tail import StageTail, can_fill_up, xla_pays
 from greffon.training.watch import StageWatch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from greffon.backbone.proof import FreezeProof
     from greffon.backbone.table import FreezeTable
+    from greffon.frozen.cut import Cut
     from greffon.frozen.store import ActivationStore
     from greffon.recipe import Recipe, Stage
     from greffon.training.planned import StagePlan
@@ -119,6 +121,7 @@ class Stages:
                 agrees with fp32 on fewer pictures than the recipe asks for.
         """
         plans = self._planned.plans()
+        self._check_feature_augment(plans)
         results = []
         for index, plan in enumerate(plans):
             try:
@@ -181,7 +184,7 @@ class Stages:
             )  # fmt: skip
 
         def tail(xla: bool) -> StageTail:
-            return StageTail(self.model, plan.cut, jit_compile=xla)
+            return StageTail(self.model, plan.cut, jit_compile=xla, augment=self._feature_augment(plan.cut, seed))
 
         train = partial(feed, samples.views, shuffle=True)
         batches = -(-len(samples.train) // stage.batch_size)
@@ -191,6 +194,22 @@ class Stages:
             "validation": partial(feed, samples.validation, xla=xla, shuffle=False),
         }
         return tail(xla), feeds
+
+    def _feature_augment(self, cut: Cut, seed: int) -> FeatureAugment | None:
+        recipe = self.recipe
+        if not (augments_features(recipe) and is_pooled(cut.shapes)):
+            return None
+        return FeatureAugment(recipe.feature_noise, recipe.feature_brightness, seed)
+
+    def _check_feature_augment(self, plans: list[StagePlan]) -> None:
+        """Pooled activations are changed in the stages that have them; there has to be one."""
+        others = [plan for plan in plans if not is_pooled(plan.cut.shapes)]
+        if not augments_features(self.recipe) or not others:
+            return
+        if len(others) == len(plans):
+            check_pooled(self.recipe, plans[0].cut.shapes, stage=plans[0].stage.name, where=plans[0].cut.where)
+        names = ", ".join(repr(plan.stage.name) for plan in others)
+        self._note(f"activations are changed at random where they are pooled, so not in stage {names}")
 
     def _compile(self, stage: Stage) -> None:
         optimizer = keras.optimizers.get(
@@ -226,17 +245,13 @@ class Stages:
         if self.work.precision == "fp32" or not isinstance(source, Activations):
             return ours
         exact = self._planned.source(plan.cut, precision="fp32")
-
-        def both(more: Array) -> tuple[Array, Array]:
-            return probabilities(plan.cut, source, more), probabilities(plan.cut, exact, more)
-
-        exact_answers = probabilities(plan.cut, exact, rows)
-        self.agreement = Agreement.of(ours, exact_answers, self.samples.targets[rows])
-        if self.agreement.share < self.recipe.min_agreement:
-            self.agreement = self.agreement.with_training(both, self.samples)
-        self.agreement.require(self.recipe.min_agreement)
+        answers = probabilities(plan.cut, exact, rows)
+        least = self.recipe.min_agreement
+        train = Compared(plan.cut, source, exact, self.samples.train)
+        self.agreement = Agreement.of(ours, answers, self.samples.targets[rows]).with_training(train, least)
         self.reporter.note(str(self.agreement))
-        return exact_answers
+        self.agreement.require(least)
+        return answers
 
     def _note(self, text: str) -> None:
         self.notes.append(text)

@@ -83,7 +83,7 @@ class Tail(GraphModel):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Run the tail on activations, changed first where it trains and that was asked for."""
         if training and self.augment is not None:
-            inputs = self.augment(inputs, training=True)
+            inputs = self.augment(keras.tree.map_structure(_in_float32, inputs), training=True)
         return super().call(inputs, training=training)
 
     @property
@@ -138,6 +138,10 @@ class Tail(GraphModel):
             and not any(map(_looks_at_batches, keras.tree.flatten(given) if given else []))
         ):
             self.steps_per_execution = max(1, *lengths)
+
+
+def _in_float32(tensor: Any) -> Any:
+    return keras.ops.cast(tensor, "float32")
 
 
 # Numbers of an activation up to which training its tail takes less time than Python needs for each step.
