@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greffon.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,3 +43,38 @@ def _row_difference(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
     ours, theirs = (array[finite].astype(np.float64) for array in (ours, theirs))
     difference = np.abs(ours - theirs).max(initial=0)
     return float(difference / max(np.abs(theirs).max(initial=0), np.finfo(np.float32).tiny))
+
+
+def norm_difference(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """How far two answers lie apart as vectors: the length of their difference over that of theirs."""
+    difference = float(np.linalg.norm(ours.astype(np.float64) - theirs))
+    length = float(np.linalg.norm(theirs.astype(np.float64)))
+    return difference / length if length else (float("inf") if difference else 0.0)
+
+
+def cosine_similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Cosine of the angle between two answers for each picture, float64 (pictures,); 1 where both are zero.
+
+    Example:
+        >>> import numpy as np
+        >>> from greffon.frozen.agreement import cosine_similarity
+        >>> cosine_similarity(np.array([[1.0, 0], [2, 0]]), np.array([[3.0, 0], [0, 1]])).tolist()
+        [1.0, 0.0]
+    """
+    ours, theirs = (array.reshape(len(array), -1).astype(np.float64) for array in (ours, theirs))
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    same = (ours == theirs).all(axis=1)
+    return np.where(same, 1.0, (ours * theirs).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))
+
+
+def label_agreement(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
+    """Share of pictures for which two tables of scores, (pictures, classes), name the same class; 0 to 1.
+
+    One column is one score of two classes, divided at 0.5.
+    """
+    if ours.shape != theirs.shape or ours.ndim != 2 or not len(ours):
+        raise InputError(
+            f"scores must be two tables (pictures, classes) of one shape. Got {ours.shape}, {theirs.shape}"
+        )
+    named = [scores[:, 0] > 0.5 if scores.shape[1] == 1 else scores.argmax(axis=1) for scores in (ours, theirs)]
+    return float((named[0] == named[1]).mean())

@@ -17,19 +17,21 @@ from greffon.errors import InputError
 from greffon.frozen.agreement import made_up, relative_difference
 from greffon.frozen.graph import GraphModel
 from greffon.frozen.hardware import has_accelerator, usable_cores
+from greffon.frozen.tuning import BATCH_SIZE, Tuning, default_tuning, recalled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
+    from greffon.frozen.emit.quantised import Quantisation
     from greffon.frozen.graph import FlatGraph
+    from greffon.frozen.quantise import Calibration
 
     Array = npt.NDArray[Any]
     Float32 = npt.NDArray[np.float32]
 
-# Larger batches gain nothing on processors and cost memory: 32 pictures of 224 pixels need 0.5 GB inside ResNet-50.
-BATCH_SIZE = 32
+PRECISIONS = ("fp32", "int8")
 
 # ONNX Runtime must agree with Keras to this share of the largest output, or it is not used.
 TOLERANCE = 1e-4
@@ -43,6 +45,7 @@ class Engine(ABC):
         graph: what it computes.
         batch_size: the most pictures that are computed at once.
         threads: the number of threads that one batch is computed with; None where Keras' backend decides.
+        precision: "fp32", or "int8" where convolutions are computed in 8 bits.
         why_not_onnx: why ONNX Runtime is not used, as a sentence; None where it is.
         rows: pictures computed so far.
         calls: how often `run` was called so far.
@@ -54,6 +57,7 @@ class Engine(ABC):
         self.graph = graph
         self.batch_size = batch_size
         self.threads: int | None = None
+        self.precision = "fp32"
         self.why_not_onnx = why_not_onnx
         self.rows = 0
         self.calls = 0
@@ -164,8 +168,11 @@ def build_engine(
     *,
     prefer: str = "auto",
     threads: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     check: bool = True,
+    precision: str = "fp32",
+    calibration: Calibration | Quantisation | None = None,
+    tuning: Tuning | None = None,
 ) -> Engine:
     """Choose and prepare the engine for a graph. Weights are read now: change them, and build it again.
 
@@ -173,16 +180,22 @@ def build_engine(
         graph: the calls, from `flatten` or `find_cut`; run as outside training.
         prefer: "auto" takes Keras where its backend has an accelerator and ONNX Runtime elsewhere; "onnx" takes ONNX
             Runtime if it can; "keras" takes Keras. The accelerator path is untested.
-        threads: threads of ONNX Runtime; by default one for each core that this process may use.
-        batch_size: the most pictures that are computed at once, at least 1.
+        threads: threads of ONNX Runtime; by default those of `tuning`.
+        batch_size: the most pictures that are computed at once, at least 1; by default that of `tuning`.
         check: compare ONNX Runtime with Keras on two made-up pictures, to 1e-4 of the largest output, and take Keras
-            if they differ. Leave it out only for a graph and weights that were checked before.
+            if they differ. Leave it out only for a graph and weights that were checked before. With "int8" the
+            float32 form is compared, when it is calibrated.
+        precision: "fp32", equal to Keras to rounding; or "int8", convolutions in 8 bits, which is faster and close.
+        calibration: with "int8", what to call for some of the user's pictures where no ranges are remembered, or the
+            ranges themselves; see `quantisation_of`.
+        tuning: threads and batch size; by default what `tuned` measured here earlier, else all cores and 32 pictures.
 
     Returns:
         The engine; its `why_not_onnx` says why it is Keras.
 
     Raises:
-        InputError: an option is out of its range.
+        InputError: an option is out of its range; or "int8" was asked for and the engine would be Keras, there is
+            nothing to quantise, or it is not calibrated and there is nothing to calibrate it on.
 
     Example:
         >>> import keras, numpy as np
@@ -193,42 +206,73 @@ def build_engine(
         >>> engine.name, engine.run([np.zeros((2, 32, 32, 3), np.uint8)])[0].shape
         ('onnx', (2, 3600))
     """
+    if any(number is not None and number < 1 for number in (threads, batch_size)):
+        raise InputError(f"batch_size and threads must be at least 1. Got {batch_size} and {threads}")
+    reason = why_keras(prefer, precision)
+    quantisation = _quantisation(graph, calibration) if precision == "int8" else None
+    tuning = tuning or recalled(graph, precision) or default_tuning()
+    tuning = Tuning(threads or tuning.threads, batch_size or tuning.batch_size)
+    engine = reason or _try_onnx(graph, tuning, quantisation, check=check)
+    if isinstance(engine, Engine):
+        return engine
+    if precision == "int8":
+        raise InputError(f'precision="int8" needs ONNX Runtime, but {engine}. Leave it at "fp32"')
+    return KerasEngine(graph, batch_size=tuning.batch_size, why_not_onnx=engine)
+
+
+def _quantisation(graph: FlatGraph, calibration: Calibration | Quantisation | None) -> Quantisation:
+    from greffon.frozen.emit.quantised import Quantisation
+    from greffon.frozen.quantise import quantisation_of
+
+    return calibration if isinstance(calibration, Quantisation) else quantisation_of(graph, calibration)
+
+
+def why_keras(prefer: str, precision: str) -> str | None:
+    """Why the engine is Keras whatever the graph is, or None.
+
+    Raises:
+        InputError: an option has no such value, or "int8" was asked for and the engine is Keras.
+    """
     if prefer not in ("auto", "onnx", "keras"):
         raise InputError(f'prefer must be "auto", "onnx" or "keras". Got {prefer!r}')
-    if batch_size < 1 or (threads is not None and threads < 1):
-        raise InputError(f"batch_size and threads must be at least 1. Got {batch_size} and {threads}")
+    if precision not in PRECISIONS:
+        raise InputError(f'precision must be "fp32" or "int8". Got {precision!r}')
+    reason = None
     if prefer == "keras":
-        return KerasEngine(graph, batch_size=batch_size, why_not_onnx="Keras was asked for")
-    if prefer == "auto" and has_accelerator():
-        return KerasEngine(graph, batch_size=batch_size, why_not_onnx="Keras' backend has an accelerator")
-    engine = _try_onnx(graph, threads=threads, batch_size=batch_size, check=check)
-    return engine if isinstance(engine, Engine) else KerasEngine(graph, batch_size=batch_size, why_not_onnx=engine)
+        reason = "Keras was asked for"
+    elif prefer == "auto" and has_accelerator():
+        reason = "Keras' backend has an accelerator"
+    if reason and precision == "int8":
+        raise InputError(f'precision="int8" is for ONNX Runtime, but {reason}. Leave it at "fp32", or prefer "onnx"')
+    return reason
 
 
-def _try_onnx(graph: FlatGraph, *, threads: int | None, batch_size: int, check: bool) -> OrtEngine | str:
+def _try_onnx(graph: FlatGraph, tuning: Tuning, quantisation: Quantisation | None, *, check: bool) -> OrtEngine | str:
     """The engine, or why there is none."""
     try:
         from greffon.frozen.emit import Unsupported, emit
 
         try:
-            model = emit(graph)
+            model = emit(graph) if quantisation is None else emit(graph, quantisation=quantisation)
         except Unsupported as unsupported:
             return str(unsupported)
-        engine = OrtEngine(graph, model, threads=threads, batch_size=batch_size)
-        reason = _disagreement(engine) if check else None
+        engine = OrtEngine(graph, model, threads=tuning.threads, batch_size=tuning.batch_size)
+        reason = disagreement(engine) if check and quantisation is None else None
     except Exception as error:  # whatever ONNX Runtime cannot do, Keras still can
         return f"ONNX Runtime failed: {type(error).__name__}: {error}"
+    engine.precision = "fp32" if quantisation is None else "int8"
     return engine if reason is None else reason
 
 
-def _disagreement(engine: OrtEngine) -> str | None:
-    """Compare with Keras, called layer by layer so that nothing is compiled for it."""
+def disagreement(engine: OrtEngine) -> str | None:
+    """In what ONNX Runtime differs from Keras, or None. Keras is called layer by layer: nothing is compiled for it."""
     graph = engine.graph
     inputs = [_as_keras_casts(made_up(graph.specs[tensor].shape), graph, tensor) for tensor in graph.inputs]
     dtypes = [graph.specs[tensor].dtype for tensor in graph.inputs]
     tensors = [keras.ops.convert_to_tensor(array, dtype) for array, dtype in zip(inputs, dtypes, strict=True)]
     expected = [keras.ops.convert_to_numpy(output) for output in graph.run(tensors, training=False)]
-    worst = max(map(relative_difference, engine._run_batch(inputs), expected), default=0.0)
+    given = engine._run_batch(inputs)[: len(expected)]
+    worst = max(map(relative_difference, given, expected), default=0.0)
     if worst <= TOLERANCE:
         return None
     return f"ONNX Runtime and Keras differ by {worst:.1e} of the largest output, more than {TOLERANCE:.0e}"

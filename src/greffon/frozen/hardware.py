@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
 import keras
+
+# Instructions that multiply bytes and add the products in 32 bits; without them ONNX Runtime adds pairs in 16 bits.
+# "asimddp" is ARM's.
+_EXACT_BYTES = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 
 
 def has_accelerator() -> bool:
@@ -27,6 +32,27 @@ def usable_cores() -> int:
     processors = sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
     cores = {_siblings(processor) for processor in processors}
     return max(1, min(len(cores), _quota()))
+
+
+def cpu_model(file: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor calls itself; its architecture where it does not say."""
+    return next(iter(_cpuinfo("model name", file)), None) or platform.processor() or platform.machine()
+
+
+def sums_bytes_exactly(file: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether sums of products of bytes are exact on this processor; where that is unknown, they may not be."""
+    flags = [set(line.split()) for name in ("flags", "Features") for line in _cpuinfo(name, file)]
+    return bool(flags) and all(processor & _EXACT_BYTES for processor in flags)
+
+
+def _cpuinfo(name: str, file: Path) -> list[str]:
+    """Linux' lines of this name, one for each processor."""
+    try:
+        lines = file.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    parts = (line.partition(":") for line in lines)
+    return [value.strip() for key, _, value in parts if key.strip() == name]
 
 
 def _siblings(processor: int) -> str:

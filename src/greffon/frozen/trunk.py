@@ -11,15 +11,18 @@ import keras
 import numpy as np
 
 from greffon.frozen.digest import trunk_digest
-from greffon.frozen.engine import build_engine
+from greffon.frozen.engine import build_engine, why_keras
 from greffon.frozen.graph import GraphModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from greffon.frozen.cut import Cut
+    from greffon.frozen.emit.quantised import Quantisation
     from greffon.frozen.engine import Engine
+    from greffon.frozen.quantise import Calibration
     from greffon.frozen.store import ActivationStore
+    from greffon.frozen.tuning import Tuning
 
     Array = np.ndarray[Any, Any]
     # Gives the inputs of the trunk for some rows: one array of shape (rows, ...) per input of the model.
@@ -54,9 +57,15 @@ class Trunk:
         dtype: what they are kept and handed out in, `float32` or `float16`.
         label: what the store's table calls it.
         prefer: the engine, as `build_engine` takes it.
+        precision: "fp32" or "int8". Activations of the two, and those of different calibrations, are kept apart.
+        calibration: for "int8", gives some pictures where no ranges are remembered; see `quantise.quantisation_of`.
+        tuning: threads and batch size, as `build_engine` takes them.
+
+    Raises:
+        InputError: "int8" cannot be had for this model, on this engine or without pictures.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but two are options, by keyword only
         self,
         cut: Cut,
         input_shapes: Sequence[tuple[int, ...]],
@@ -65,6 +74,9 @@ class Trunk:
         dtype: str = "float32",
         label: str = "",
         prefer: str = "auto",
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.cut = cut
         self.shapes = _activation_shapes(cut, input_shapes)
@@ -74,7 +86,10 @@ class Trunk:
         # A feed computes in a thread of its own, and a training has two feeds.
         self._lock = threading.Lock()
         self.dtypes = kept_dtypes(cut, dtype)
-        digest = trunk_digest(cut.trunk, dtype, repr([tuple(shape) for shape in input_shapes]))
+        self.precision, self._tuning = precision, tuning
+        self.quantisation = _quantisation(cut, prefer, precision, calibration)
+        extra = [] if self.quantisation is None else [precision, self.quantisation.digest()]
+        digest = trunk_digest(cut.trunk, dtype, repr([tuple(shape) for shape in input_shapes]), *extra)
         self._stored = store.trunk(digest, label=label or f"cut after {cut.where}, {dtype}") if store else None
 
     @property
@@ -82,7 +97,13 @@ class Trunk:
         """The engine; built when the first picture has to be computed."""
         with self._lock:
             if self._engine is None:
-                self._engine = build_engine(self.cut.trunk, prefer=self._prefer)
+                self._engine = build_engine(
+                    self.cut.trunk,
+                    prefer=self._prefer,
+                    precision=self.precision,
+                    calibration=self.quantisation,
+                    tuning=self._tuning,
+                )
             return self._engine
 
     @property
@@ -171,6 +192,16 @@ def kept_dtypes(cut: Cut, dtype: str) -> list[np.dtype[Any]]:
     """What the tensors of a cut are kept in; integers that pass it (a model's second input, say) stay what they are."""
     specs = [cut.trunk.specs[tensor].dtype for tensor in cut.trunk.outputs]
     return [np.dtype(dtype if keras.backend.is_float_dtype(spec) else spec) for spec in specs]
+
+
+def _quantisation(cut: Cut, prefer: str, precision: str, calibration: Calibration | None) -> Quantisation | None:
+    """Ranges for "int8", which belong to the name of what is stored: known before anything is computed."""
+    why_keras(prefer, precision)
+    if precision != "int8":
+        return None
+    from greffon.frozen.quantise import quantisation_of
+
+    return quantisation_of(cut.trunk, calibration)
 
 
 def _activation_shapes(cut: Cut, input_shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

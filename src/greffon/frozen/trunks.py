@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from greffon.frozen.cut import Cut
+    from greffon.frozen.quantise import Calibration
     from greffon.frozen.store import ActivationStore
+    from greffon.frozen.tuning import Tuning
 
     Array = np.ndarray[Any, Any]
     Advance = Callable[[int], None]
@@ -30,13 +32,26 @@ class Trunks:
         dtype: what they are kept in; `float16` becomes `float32` with the first number that is too large for it.
         label: begins what the store's table calls them.
         widened: called when that happens.
+        precision: "fp32" or "int8".
+        calibration: for "int8", gives some pictures where no ranges are remembered; by default the first that come.
+        tuning: threads and batch size, as `Trunk` takes them.
     """
 
     def __init__(
-        self, cut: Cut, store: ActivationStore, *, dtype: str, label: str, widened: Callable[[], None]
+        self,
+        cut: Cut,
+        store: ActivationStore,
+        *,
+        dtype: str,
+        label: str,
+        widened: Callable[[], None],
+        precision: str = "fp32",
+        calibration: Calibration | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.cut, self.dtype = cut, dtype
         self._store, self._label, self._widened = store, label, widened
+        self.precision, self._calibration, self._tuning = precision, calibration, tuning
         self._trunks: dict[tuple[Any, ...], Trunk] = {}
         self._lock = threading.Lock()
 
@@ -47,7 +62,17 @@ class Trunks:
             key = (self.dtype, shapes)
             if key not in self._trunks:
                 label = f"{self._label}, cut after {self.cut.where}, {self.dtype}"
-                self._trunks[key] = Trunk(self.cut, shapes, store=self._store, dtype=self.dtype, label=label)
+                label += ", int8" if self.precision == "int8" else ""
+                self._trunks[key] = Trunk(
+                    self.cut,
+                    shapes,
+                    store=self._store,
+                    dtype=self.dtype,
+                    label=label,
+                    precision=self.precision,
+                    calibration=self._calibration or (lambda: inputs),
+                    tuning=self._tuning,
+                )
             return self._trunks[key]
 
     def keys(self, inputs: Sequence[Array]) -> list[bytes]:

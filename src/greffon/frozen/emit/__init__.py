@@ -15,11 +15,15 @@ import keras
 from greffon.frozen.emit import activation, convolution, merge, norm, operations, shape
 from greffon.frozen.emit.builder import Builder, Unsupported
 from greffon.frozen.emit.plan import plan, public_name
+from greffon.frozen.emit.quantised import Quantiser
 
 if TYPE_CHECKING:
+    import onnx
+
+    from greffon.frozen.emit.quantised import Quantisation
     from greffon.frozen.graph import FlatGraph, Node
 
-__all__ = ["Unsupported", "emit"]
+__all__ = ["Unsupported", "emit", "emit_observed", "find_quantisable"]
 
 _CONVERTERS = {
     **activation.converts,
@@ -33,7 +37,7 @@ _MANY_INPUTS = merge.KINDS.keys() | {"layers.Concatenate", "ops.numpy.Stack"} | 
 _CASTS = frozenset({"layers.Normalization", "layers.Rescaling"}) | operations.ARITHMETIC.keys()
 
 
-def emit(graph: FlatGraph, *, inference: bool = True) -> bytes:
+def emit(graph: FlatGraph, *, inference: bool = True, quantisation: Quantisation | None = None) -> bytes:
     """Write what a graph computes, with its weights as they are now, as an ONNX model.
 
     Inputs are called `input_0`, `input_1`, ..., outputs `output_0`, ..., in the graph's order, float32, with the batch
@@ -43,6 +47,7 @@ def emit(graph: FlatGraph, *, inference: bool = True) -> bytes:
         graph: the calls, from `flatten` or `find_cut`.
         inference: write layers as they act outside training. False refuses the ones that act otherwise in training:
             Dropout and the like, and a BatchNormalization that is not frozen.
+        quantisation: what is known of the tensors that are to be held in bytes; without it everything is float32.
 
     Returns:
         The model in ONNX' file format; the same bytes for the same graph and weights, whatever the layers are called.
@@ -58,14 +63,46 @@ def emit(graph: FlatGraph, *, inference: bool = True) -> bytes:
         >>> len(emit(flatten(model))) < 2000
         True
     """
+    build, inputs, outputs = _emitted(graph, inference=inference)
+    if quantisation is not None:
+        Quantiser(build).rewrite(quantisation)
+    return build.model(inputs, outputs)
+
+
+def find_quantisable(graph: FlatGraph) -> Quantiser:
+    """What `quantisation` can hold in bytes, with the keys that it is known by.
+
+    Raises:
+        Unsupported: as `emit`.
+    """
+    return Quantiser(_emitted(graph)[0])
+
+
+def emit_observed(graph: FlatGraph) -> tuple[bytes, list[str]]:
+    """The float32 model with more outputs, which tell what `quantisation` has to know.
+
+    Returns:
+        The model, whose additional outputs `quantised.observed` reads, and the keys of the tensors that they tell of.
+
+    Raises:
+        Unsupported: as `emit`.
+    """
+    build, inputs, outputs = _emitted(graph)
+    quantiser = Quantiser(build)
+    keys = [held.key for held in quantiser.held.values()]
+    return build.model(inputs, [*outputs, *quantiser.observe()]), keys
+
+
+def _emitted(
+    graph: FlatGraph, *, inference: bool = True
+) -> tuple[Builder, list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     for node in graph.nodes:
         _check(node, graph, inference=inference)
     build = Builder(graph)
     inputs = [build.add_input(tensor, number) for number, tensor in enumerate(graph.inputs)]
     for step in plan(graph):
         build.keep(step.output, _CONVERTERS[step.kind](build, step))
-    outputs = [build.add_output(tensor, number) for number, tensor in enumerate(graph.outputs)]
-    return build.model(inputs, outputs)
+    return build, inputs, [build.add_output(tensor, number) for number, tensor in enumerate(graph.outputs)]
 
 
 def _check(node: Node, graph: FlatGraph, *, inference: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,7 @@ class Builder:
         self._turned: dict[str, Value] = {}
         self._weights: dict[Hashable, str] = {}
         self._small: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._numbers = itertools.count()
 
     def node(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Add an operator with one output; give the output's name."""
@@ -119,7 +121,7 @@ class Builder:
         return self._weights[key]
 
     def _add(self, array: npt.NDArray[Any]) -> str:
-        name = f"c{len(self.constants)}"
+        name = f"c{next(self._numbers)}"
         little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         self.constants.append(
@@ -173,6 +175,11 @@ class Builder:
         else:
             self.node("Identity", value.name, name=name)
         return _declared(name, self.shape(tensor), f"{name}_axis")
+
+    def drop_unread(self) -> None:
+        """Leave out the constants that no node reads any more."""
+        read = {name for node in self.nodes for name in node.input}
+        self.constants = [constant for constant in self.constants if constant.name in read]
 
     def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
         """The finished graph in ONNX' file format, the same bytes for the same graph and weights."""

@@ -144,7 +144,7 @@ def _weight(build: Builder, step: Step, role: str, kernel: Any, *, axis: int) ->
 
 
 def _convolve(build: Builder, step: Step, value: Value, weights: list[str], *, groups: int) -> Value:
-    """Every convolution goes through here: the place for quantised ones."""
+    """Every convolution over a window goes through here."""
     layer = step.layer
     window = _window(step, value, layer.kernel_size, layer.strides, layer.dilation_rate)
     window |= {"group": groups, "dilations": tuple(layer.dilation_rate)}
