@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -145,3 +147,27 @@ def test_a_place_that_fills_up_ends_the_work():
 
 def test_the_last_chunk_may_be_the_one_that_does_not_fit():
     assert not Steps().run(write=lambda chunk, _: chunk < CHUNKS - 1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another thread cannot press Ctrl-C")
+def test_ctrl_c_keeps_what_was_computed():
+    steps = Steps()
+
+    def compute(chunk):
+        time.sleep(0.01)
+        steps.computed.append(chunk)
+        return chunk
+
+    def write(chunk, _):
+        if chunk == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.03)  # two more chunks wait by the time that the interrupt is noticed
+        steps.written.append(chunk)
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        steps.run(compute=compute, write=write)
+    assert 3 in steps.written
+    assert set(steps.computed) - set(steps.written) <= {steps.computed[-1]}  # that one was on its way to the writer
+    assert len(steps.computed) < CHUNKS
+    assert running() == []
