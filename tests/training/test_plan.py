@@ -222,7 +222,7 @@ def test_a_first_run_is_the_sum_of_its_parts():
             "scan": 0.1,
             "trunk": 1.0 + 100 * (0.003 + 3 * 0.01 + 1000 / 1e6),
             "decode": 0.0,
-            "compile": 2.0,
+            "compile": 2.0 + (2.0 + 4 * 32 * 2 * 0.002),  # and as long again to see whether XLA would be tried
             "train": 10 * (80 * 2 * 0.002 + 20 * 2 * 0.001),
             "end": 1.5,
         }
@@ -230,6 +230,16 @@ def test_a_first_run_is_the_sum_of_its_parts():
     assert costs.first == pytest.approx(sum(costs.parts.values()))
     assert costs.rerun == pytest.approx(costs.first - costs.parts["scan"] - costs.parts["trunk"] + 100 * 1000 / 1e9)
     assert costs.disk == 100 * 1000
+
+
+def test_a_long_stage_tries_xla_once():
+    work, tail = Workload(8000, 2000), [stage("last-block")]
+    costs = estimate(tail, work, measured())
+    once = 2.0 + 4 * 32 * 2 * 0.002
+    assert costs.parts["compile"] == pytest.approx(2.0 + once + 2 * once)
+    assert costs.first - costs.rerun > 3 * once
+    compiled = estimate(tail, work, measured(xla=True))
+    assert compiled.parts["compile"] == pytest.approx(2.0 + once + once / 2)
 
 
 def test_an_accelerator_leaves_the_processors_to_decoding():

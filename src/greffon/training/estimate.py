@@ -60,6 +60,7 @@ class Measured:
         int8: None where it cannot be had; `why_no_int8` says why.
         memory: bytes of the process with the model in it.
         shares_cores: whether decoding and the engine need the same processors, so that their times add up.
+        xla: whether the steps of long stages were measured with XLA, because it pays here.
         spent: seconds that the measuring took.
     """
 
@@ -75,6 +76,7 @@ class Measured:
     why_no_int8: str = ""
     memory: int = 0
     shares_cores: bool = True
+    xla: bool = False
     spent: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,29 +183,31 @@ def estimate(stages: Sequence[StageFacts], work: Workload, times: Measured, *, i
         >>> times = Measured(2.0, 0.0, 0.0, 1.0, 1e9, 1e9, 1.0, dict.fromkeys(SEGMENTS, segment))
         >>> tail = dict.fromkeys(SEGMENTS, 0.0) | {"head": 1.0}
         >>> head = StageFacts("head", 10, 32, tail, True, False, 4096, 0, 0)
-        >>> round(estimate([head], Workload(80, 20), times).first, 1)  # start 2, build 1, 100 x 0.04, 10 x 0.1, ...
-        10.0
+        >>> parts = estimate([head], Workload(80, 20), times).parts
+        >>> round(parts["trunk"], 1), round(parts["train"], 1)  # build 1 and 100 x 0.04; 10 epochs of 100 x 0.001
+        (5.0, 1.0)
     """
     early = [stage for stage in stages if stage.has_trunk and not stage.late]
     once = _pass(early, work, times, int8=int8)
     late = sum(_pass([stage], work, times, int8=int8) for stage in stages if stage.has_trunk and stage.late)
     decoding = sum(work.rows * times.decode for stage in stages if not stage.has_trunk)
     training = sum(_training(stage, work, times) for stage in stages)
-    compiling = sum(stage.tail[name] * times.segments[name].compile for stage in stages for name in SEGMENTS)
+    compiling = sum(_compiling(stage, times) for stage in stages)
+    trying, trying_again = (sum(each) for each in zip(*(_trying(stage, work, times) for stage in stages), strict=True))
     reading = _stored(early) * work.rows / times.read
     parts = {
         "start": times.start,
         "scan": work.pictures * times.scan,
         "trunk": once + late,
         "decode": decoding,
-        "compile": compiling,
+        "compile": compiling + trying,
         "train": training,
         "end": times.end,
     }
     first = sum(parts.values())
     return Estimate(
         first=first,
-        rerun=first - parts["scan"] - once + reading,
+        rerun=first - parts["scan"] - once - trying + trying_again + reading,
         memory=_memory(stages, work, times),
         disk=_stored(stages) * work.rows,
         parts=parts,
@@ -248,6 +252,30 @@ def _training(stage: StageFacts, work: Workload, times: Measured) -> float:
         read = (stage.activation_bytes / times.read) if stage.has_trunk else times.decode
         train, validation = max(train, read), max(validation, read)
     return stage.epochs * (work.train * train + work.validation * validation)
+
+
+def _compiling(stage: StageFacts, times: Measured) -> float:
+    """Seconds until a stage's steps are compiled."""
+    return sum(stage.tail[name] * times.segments[name].compile for name in SEGMENTS)
+
+
+def _trying(stage: StageFacts, work: Workload, times: Measured) -> tuple[float, float]:
+    """Seconds in which a stage finds out whether XLA pays: the first time, and when it was found out before.
+
+    Without XLA a few steps are timed; if the stage is long, with XLA too, and then the answer is remembered.
+    """
+    step = stage.batch_size * sum(stage.tail[name] * times.segments[name].train for name in SEGMENTS)
+    once = _compiling(stage, times) + _TRIED_STEPS * step
+    if step * stage.epochs * -(-work.train // stage.batch_size) < XLA_TRIED:
+        return once, once
+    return (1 + (_OTHERWISE if times.xla else 1 / _OTHERWISE)) * once, 0.0
+
+
+XLA_TRIED = 30.0
+"""Seconds of a stage's steps from which on XLA is tried."""
+_TRIED_STEPS = 4
+# What trying without XLA takes of what trying with it takes: most of that is compiling.
+_OTHERWISE = 0.5
 
 
 def _is_held(stage: StageFacts, work: Workload) -> bool:

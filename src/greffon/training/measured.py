@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import tempfile
 import time
@@ -15,16 +14,16 @@ import numpy as np
 import psutil
 
 from greffon.backbone.proof import fingerprint
-from greffon.errors import DataError
+from greffon.errors import DataError, InputError
 from greffon.frozen.engine import build_engine
 from greffon.frozen.hardware import has_accelerator
 from greffon.frozen.store import ActivationStore
 from greffon.pictures.decode import decode_many, usual_workers
 from greffon.pictures.scan import read_picture
-from greffon.training.estimate import SEGMENTS, Int8Times, Measured, SegmentTimes
+from greffon.training.estimate import SEGMENTS, XLA_TRIED, Int8Times, Measured, SegmentTimes
 from greffon.training.feed import RowFeed
 from greffon.training.segments import MadeUp, segments_from, without_trunk
-from greffon.training.tail import Tail
+from greffon.training.stage_tail import StageTail, can_fill_up
 from greffon.weights.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -42,6 +41,10 @@ SAMPLE = 32
 _LATEST = 1.2
 # Seconds of a training and of a validation step over the engine's, for the same layers, where nothing was measured.
 _USUAL = (4.0, 1.5)
+# Seconds that XLA takes to compile a tail over those of TensorFlow's graph.
+_XLA_COMPILES = 2.7
+# Share of the other way's seconds under which a training takes XLA.
+XLA_PAYS = 0.95
 
 
 class Clock:
@@ -124,6 +127,7 @@ def measure(
         why_no_int8="" if isinstance(int8, Int8Times) else int8,
         memory=memory,
         shares_cores=not has_accelerator(),
+        xla=bool(steps.xla),
         spent=clock.spent,
     )
 
@@ -201,14 +205,12 @@ class _Engines:
         if not self._clock.allows(self._seconds["head"] * len(self._x)):
             return "there was no time to measure it; give more with --seconds"
         cut = self._anatomy.cut(self._stage.replace(unfreeze="none"))
-        options: dict[str, Any] = {"precision": "int8", "calibration": lambda: [self._x]}
-        if not options.keys() <= inspect.signature(build_engine).parameters.keys():
-            return "the engine of this version has none"
         start = time.perf_counter()
-        engine: Any = build_engine(cut.trunk, check=False, **options)
+        try:
+            engine = build_engine(cut.trunk, check=False, precision="int8", calibration=lambda: [self._x])
+        except InputError as error:
+            return str(error)
         build = time.perf_counter() - start
-        if engine.precision != "int8":
-            return engine.why_not_onnx or "this machine's engine has none"
         engine.run([self._x[:1]])
         seconds = self._clock.repeat(lambda: engine.run([self._x]), share=0.08, most=3) / len(self._x)
         return Int8Times(seconds / self._seconds["head"], max(0.0, build - self.build))
@@ -254,6 +256,7 @@ class _Steps:
     def __init__(self, anatomy: Anatomy, recipe: Recipe, pictures: tuple[int, int], clock: Clock) -> None:
         self._anatomy, self._recipe, self._pictures, self._clock = anatomy, recipe, pictures, clock
         self._times: dict[str, _StepTimes] = {}
+        self.xla: bool | None = None  # whether it pays; None: not tried
 
     def measure(self, segment: str) -> None:
         """A few epochs of a few steps; the head's always, others while there is time."""
@@ -261,15 +264,30 @@ class _Steps:
             return
         if segment != "head" and segments_from(segment)[1] not in self._times:
             return  # what is scaled must lie in front of what is measured
-        anatomy, recipe = self._anatomy, self._recipe
-        stage = recipe.stages[-1].replace(unfreeze=anatomy.rule(segment))
+        anatomy = self._anatomy
+        stage = self._recipe.stages[-1].replace(unfreeze=anatomy.rule(segment))
         cut = anatomy.cut(stage)
         cut = cut if cut.gains else without_trunk(cut)
+        times = self._timed(segment, cut, stage, xla=bool(self.xla))
+        if self.xla is None and self._is_tried(segment, stage, times):
+            compiled = self._timed(segment, cut, stage, xla=True)
+            self.xla = compiled.train < XLA_PAYS * times.train
+            times = compiled if self.xla else times
+        self._times[segment] = times
+
+    def _is_tried(self, segment: str, stage: Stage, times: _StepTimes) -> bool:
+        """Whether a stage like this is long enough for a training to try XLA, and there is time to do so now.
+
+        XLA takes a few times as long to compile; where there is no time to try it, it is taken not to pay.
+        """
+        needed = _XLA_COMPILES * times.compile + 3 * self._rows(segment)[0] * (times.train + times.validation)
+        return times.train * self._pictures[0] * stage.epochs >= XLA_TRIED and self._clock.allows(needed)
+
+    def _timed(self, segment: str, cut: Cut, stage: Stage, *, xla: bool) -> _StepTimes:
         batch, (train, held_out) = self._rows(segment)
-        source = MadeUp(cut, recipe.activations, train + held_out)
-        self._times[segment] = _timed_fit(
-            anatomy.model, cut, stage, recipe, source, (batch, train, held_out), self._clock
-        )
+        source = MadeUp(cut, self._recipe.activations, train + held_out)
+        _compile(self._anatomy.model, stage, self._recipe)
+        return _timed_fit(self._anatomy.model, cut, source, (batch, train, held_out), self._clock, xla=xla)
 
     def by_segment(self, trunk: dict[str, float]) -> dict[str, SegmentTimes]:
         """What each segment adds; those in front of the last one measured by their work, at the rate of conv5."""
@@ -311,23 +329,30 @@ class _Steps:
         return batch, (2 * batch if segment == "last-block" else batch, batch)
 
 
+def _compile(model: keras.Model, stage: Stage, recipe: Recipe) -> None:
+    """As a stage of a training compiles it."""
+    optimizer = keras.optimizers.get({"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}})
+    several = recipe.head.output == "sigmoid"
+    kind = keras.losses.BinaryCrossentropy if several else keras.losses.CategoricalCrossentropy
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    model.compile(optimizer=optimizer, loss=kind(reduction="mean_with_sample_weight"), weighted_metrics=[accuracy])
+
+
 def _timed_fit(
-    model: keras.Model, cut: Cut, stage: Stage, recipe: Recipe, source: MadeUp, rows: tuple[int, int, int], clock: Clock
+    model: keras.Model, cut: Cut, source: MadeUp, rows: tuple[int, int, int], clock: Clock, *, xla: bool
 ) -> _StepTimes:
     """A few epochs of a tail, as a stage would run them."""
     batch, train, held_out = rows
-    optimizer = keras.optimizers.get({"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}})
-    loss = "binary_crossentropy" if recipe.head.output == "sigmoid" else "categorical_crossentropy"
-    model.compile(optimizer=optimizer, loss=loss, metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")])
     classes = int(model.output_shape[-1])
     targets = np.eye(classes, dtype=np.float32)[np.arange(train + held_out) % classes]
     numbers = np.arange(train + held_out)
     watch = _EpochTimes(clock)
     start = time.perf_counter()
-    tail = Tail(model, cut, jit_compile=False)
+    tail = StageTail(model, cut, jit_compile=xla)
     built = time.perf_counter() - start
+    fill_up = xla and can_fill_up(cut.tail)
     feeds = [
-        RowFeed(source, rows=numbers[part], y=targets[part], batch_size=batch, shuffle=shuffle)
+        RowFeed(source, rows=numbers[part], y=targets[part], batch_size=batch, shuffle=shuffle, fill_up=fill_up)
         for part, shuffle in ((slice(None, train), True), (slice(train, None), False))
     ]
     tail.train(
