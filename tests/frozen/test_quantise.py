@@ -198,10 +198,9 @@ def test_what_the_processor_says_of_itself(tmp_path, text, exact):
 def test_numbers_do_not_depend_on_batch_or_threads():
     graph, x = flatten(small()), noise(9)
     (expected,) = int8(graph, x).run([x])
-    for threads in (1, 2, 3):
-        for size in (1, 2, 4, 9):
-            engine = build_engine(graph, precision="int8", threads=threads, batch_size=size)
-            np.testing.assert_array_equal(engine.run([x])[0], expected)
+    for threads, size in ((1, 1), (1, 9), (2, 2), (2, 4), (3, 1)):
+        engine = build_engine(graph, precision="int8", threads=threads, batch_size=size)
+        np.testing.assert_array_equal(engine.run([x])[0], expected)
 
 
 def test_a_tensor_has_the_same_numbers_whatever_is_cut_behind_it():

@@ -10,12 +10,15 @@ import pytest
 keras = pytest.importorskip("keras")
 layers = keras.layers
 
+from greffon.errors import InputError  # noqa: E402
+from greffon.frozen import quantise  # noqa: E402
 from greffon.frozen import trunk as trunk_module  # noqa: E402
 from greffon.frozen.cut import find_cut  # noqa: E402
 from greffon.frozen.keys import content_keys  # noqa: E402
 from greffon.frozen.store import ActivationStore  # noqa: E402
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk  # noqa: E402
 from greffon.frozen.trunks import Trunks  # noqa: E402
+from greffon.frozen.tuning import Tuning  # noqa: E402
 
 SHAPE = (8, 8, 3)
 
@@ -195,3 +198,48 @@ def test_store_shows_people_what_the_trunk_is(store):
     (info,) = store.info()
     assert info.label == "a model, cut after pool, float32"
     assert info.entries == 3
+
+
+# --- 8 bits --------------------------------------------------------------------------------------------------------
+
+
+def test_int8_is_kept_apart_from_float32_and_from_other_calibrations(store, monkeypatch):
+    x, cut = pictures(6), find_cut(model_of())
+    exact = Trunk(cut, [SHAPE], store=store)
+    (theirs,) = exact.fetch(keys_of(x), lambda rows: [x[rows]])
+    quick = Trunk(cut, [SHAPE], store=store, precision="int8", calibration=lambda: [x])
+    assert quick.missing(keys_of(x)).tolist() == list(range(6))
+    (ours,) = quick.fetch(keys_of(x), lambda rows: [x[rows]])
+    assert (quick.engine.precision, exact.engine.precision) == ("int8", "fp32")
+    assert 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+    again = Trunk(find_cut(model_of()), [SHAPE], store=store, precision="int8")
+    np.testing.assert_array_equal(again.fetch(keys_of(x), lambda rows: pytest.fail("stored"))[0], ours)
+
+    monkeypatch.setattr(quantise, "_recall", lambda stem: {})
+    other = Trunk(cut, [SHAPE], store=store, precision="int8", calibration=lambda: [x // 2])
+    assert other.missing(keys_of(x)).tolist() == list(range(6))
+    np.testing.assert_array_equal(exact.fetch(keys_of(x), lambda rows: pytest.fail("stored"))[0], theirs)
+
+
+def test_int8_is_refused_before_anything_is_computed(store):
+    with pytest.raises(InputError, match="give `calibration`"):
+        Trunk(find_cut(model_of()), [SHAPE], store=store, precision="int8")
+    with pytest.raises(InputError, match="Keras was asked for"):
+        Trunk(find_cut(model_of()), [SHAPE], prefer="keras", precision="int8", calibration=lambda: [pictures(2)])
+    with pytest.raises(InputError, match="precision must be"):
+        Trunk(find_cut(model_of()), [SHAPE], precision="int4")
+
+
+def test_tuning_reaches_the_engine():
+    engine = Trunk(find_cut(model_of()), [SHAPE], tuning=Tuning(1, 3)).engine
+    assert (engine.threads, engine.batch_size) == (1, 3)
+
+
+def test_trunks_calibrate_on_the_first_pictures_that_come(store):
+    model, x = model_of(), pictures(5)
+    trunks = Trunks(find_cut(model), store, dtype="float32", label="some", widened=lambda: None, precision="int8")
+    (ours,) = trunks.fetch(trunks.keys([x]), [x])
+    theirs = expected(model, x.astype("float32"))
+    assert trunks.of([x]).engine.precision == "int8"
+    assert 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()

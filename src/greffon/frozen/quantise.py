@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Calibration = Callable[[], Sequence[Array]]
 
 # So many pictures are observed; so many decide between the two kinds of range.
-PICTURES, DECIDING = 32, 8
+PICTURES, DECIDING = 16, 8
 
 # So many tensors are remembered of one family of networks.
 _MOST = 4096
@@ -51,7 +51,7 @@ def quantisation_of(graph: FlatGraph, calibration: Calibration | None = None) ->
     Args:
         graph: what is to be computed, as in `build_engine`.
         calibration: called when something is not known yet; gives one array per input of the graph, of which the
-            first 32 pictures are used. A few of the user's own pictures, as the graph takes them.
+            first 16 pictures are used. A few of the user's own pictures, as the graph takes them.
 
     Returns:
         What `emit` takes; with weights of 7 bits where this processor sums products of bytes in 16 bits.
@@ -80,11 +80,12 @@ def quantisation_of(graph: FlatGraph, calibration: Calibration | None = None) ->
                     "give `calibration`, a function that gives some of yours"
                 )
             pictures = _checked(calibration())
-            seen, outputs = _observe(graph, pictures)
+            seen, outputs = _observe(graph, quantiser, pictures)
             known = {key: _packed(observed) for key, observed in seen.items()} | known
             if _TYPICAL not in known:
-                typical = _nearer(graph, {key: _unpacked(known[key]) for key in seen}, bits, pictures, outputs)
-                known[_TYPICAL] = np.array([typical], np.float32)
+                ways = [Quantisation(seen, typical=typical, weight_bits=bits) for typical in (True, False)]
+                distances = [_distance(graph, quantiser.quantised(how), pictures, outputs) for how in ways]
+                known[_TYPICAL] = np.array([distances[0] <= distances[1]], np.float32)
             _remember(stem, known)
     observed = {key: _unpacked(known[key]) for key in quantiser.keys}
     return Quantisation(observed, typical=bool(known[_TYPICAL][0]), weight_bits=bits)
@@ -117,40 +118,29 @@ def _checked(pictures: Sequence[Array]) -> list[Array]:
 # --- observing -----------------------------------------------------------------------------------------------------
 
 
-def _observe(graph: FlatGraph, pictures: list[Array]) -> tuple[dict[str, Observed], list[Array]]:
+def _observe(graph: FlatGraph, quantiser: Quantiser, pictures: list[Array]) -> tuple[dict[str, Observed], list[Array]]:
     """What tensors are in float32, by key; and the graph's own outputs for the first pictures."""
-    from greffon.frozen.emit import emit_observed
-    from greffon.frozen.emit.quantised import observed
     from greffon.frozen.engine import OrtEngine, disagreement
 
-    model, keys = emit_observed(graph)
-    engine = OrtEngine(graph, model, batch_size=DECIDING)
+    engine = OrtEngine(graph, quantiser.observing(), batch_size=DECIDING)
     if reason := disagreement(engine):
         raise InputError(f'precision="int8" needs ONNX Runtime, but {reason}. Leave it at "fp32"')
-    own, outputs = len(graph.outputs), engine.run(pictures)
-    seen = observed(outputs[own:], keys)
+    values = engine.run(pictures)
+    seen = quantiser.observed(values)
     if not all(np.isfinite(_packed(each)).all() for each in seen.values()):
         raise InputError(
             "the calibration pictures give numbers that are infinite or no numbers inside the network: it cannot be "
             'computed in 8 bits. Leave precision at "fp32"'
         )
-    return seen, [output[:DECIDING] for output in outputs[:own]]
+    return seen, [value[:DECIDING] for value in values[: len(graph.outputs)]]
 
 
-def _nearer(
-    graph: FlatGraph, seen: Mapping[str, Observed], bits: int, pictures: list[Array], outputs: list[Array]
-) -> bool:
-    """Whether bytes for the typical range give outputs that are nearer to float32 than bytes for the whole one."""
-    from greffon.frozen.emit import emit
+def _distance(graph: FlatGraph, model: bytes, pictures: list[Array], outputs: list[Array]) -> float:
+    """How far a model's outputs for the first pictures lie from those in float32."""
     from greffon.frozen.engine import OrtEngine
 
-    distances = []
-    for typical in (True, False):
-        model = emit(graph, quantisation=Quantisation(seen, typical=typical, weight_bits=bits))
-        engine = OrtEngine(graph, model, batch_size=DECIDING)
-        ours = engine.run([array[:DECIDING] for array in pictures])
-        distances.append(sum(map(norm_difference, ours, outputs)))
-    return distances[0] <= distances[1]
+    ours = OrtEngine(graph, model, batch_size=DECIDING).run([array[:DECIDING] for array in pictures])
+    return sum(map(norm_difference, ours, outputs))
 
 
 # --- remembering ---------------------------------------------------------------------------------------------------

@@ -39,6 +39,9 @@ _LONGEST, _SHARE = 2.0, 0.05
 _FEW = 200  # pictures; that share of them would not be enough to see anything
 _ROUNDS = 4
 
+# Where others are at work, nothing measured holds for later: the least share of the cores that has to be had.
+_QUIET = 0.7
+
 # A larger batch costs memory, and a core less leaves one to whoever reads pictures: what it has to gain to be taken.
 _CLEARLY, _VERY_CLEARLY = 0.97, 0.9
 
@@ -135,20 +138,22 @@ class _Measuring:
 
     def __init__(self, graph: FlatGraph, make: Make, pictures: int | None) -> None:
         self.graph, self.make, self.pictures = graph, make, pictures
+        self.cores = default_tuning().threads
         self.engines: dict[int, OrtEngine] = {}
         self.seconds: dict[Tuning, float] = {}  # per picture, the best round
         self.deadline = 0.0
+        self.wall = self.cpu = 0.0  # with every core
 
     def best(self) -> Tuning | None:
-        """The fastest; None where the first batch already takes more time than there is."""
-        start, first = time.perf_counter(), replace(default_tuning(), batch_size=BATCHES[0])
+        """The fastest; None where there is not time enough, or others are at work."""
+        start, first = time.perf_counter(), Tuning(self.cores, BATCHES[0])
         self._try(replace(first, batch_size=1))  # allocates, and finds its layouts
         self._try(first)
         expected = np.inf if self.pictures is None else self.pictures * self.seconds[first]
         budget = min(_LONGEST, _SHARE * expected)
         self.deadline = start + budget
-        threads = [Tuning(number, BATCHES[0]) for number in _thread_counts(first.threads)]
-        if not self._rounds(threads, until=start + budget / 2):
+        threads = [Tuning(number, BATCHES[0]) for number in _thread_counts(self.cores)]
+        if not self._rounds(threads, until=start + budget / 2) or self.cpu < _QUIET * self.cores * self.wall:
             return None
         best = self._pick(threads, _VERY_CLEARLY)
         batches = [replace(best, batch_size=size) for size in BATCHES]
@@ -177,10 +182,12 @@ class _Measuring:
         if tuning.threads not in self.engines:
             self.engines[tuning.threads] = self.make(replace(tuning, batch_size=max(BATCHES)))
         pictures = [_made_up(self.graph.specs[tensor].shape, tuning.batch_size) for tensor in self.graph.inputs]
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         self.engines[tuning.threads].run(pictures)
-        seconds = (time.perf_counter() - start) / tuning.batch_size
-        self.seconds[tuning] = min(seconds, self.seconds.get(tuning, np.inf))
+        wall = time.perf_counter() - start
+        self.seconds[tuning] = min(wall / tuning.batch_size, self.seconds.get(tuning, np.inf))
+        if tuning.threads == self.cores and tuning.batch_size > 1:
+            self.wall, self.cpu = self.wall + wall, self.cpu + time.process_time() - cpu
 
     def _pick(self, candidates: list[Tuning], share: float) -> Tuning:
         """The last one that clearly beats those before it; for threads, all cores come first."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from greffon.frozen.emit.quantised import Quantisation
     from greffon.frozen.graph import FlatGraph, Node
 
-__all__ = ["Unsupported", "emit", "emit_observed", "find_quantisable"]
+__all__ = ["Unsupported", "emit", "find_quantisable"]
 
 _CONVERTERS = {
     **activation.converts,
@@ -65,7 +65,7 @@ def emit(graph: FlatGraph, *, inference: bool = True, quantisation: Quantisation
     """
     build, inputs, outputs = _emitted(graph, inference=inference)
     if quantisation is not None:
-        Quantiser(build).rewrite(quantisation)
+        return Quantiser(build, inputs, outputs).quantised(quantisation)
     return build.model(inputs, outputs)
 
 
@@ -75,22 +75,7 @@ def find_quantisable(graph: FlatGraph) -> Quantiser:
     Raises:
         Unsupported: as `emit`.
     """
-    return Quantiser(_emitted(graph)[0])
-
-
-def emit_observed(graph: FlatGraph) -> tuple[bytes, list[str]]:
-    """The float32 model with more outputs, which tell what `quantisation` has to know.
-
-    Returns:
-        The model, whose additional outputs `quantised.observed` reads, and the keys of the tensors that they tell of.
-
-    Raises:
-        Unsupported: as `emit`.
-    """
-    build, inputs, outputs = _emitted(graph)
-    quantiser = Quantiser(build)
-    keys = [held.key for held in quantiser.held.values()]
-    return build.model(inputs, [*outputs, *quantiser.observe()]), keys
+    return Quantiser(*_emitted(graph))
 
 
 def _emitted(

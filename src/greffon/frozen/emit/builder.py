@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,15 @@ class Builder:
         self._weights: dict[Hashable, str] = {}
         self._small: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._numbers = itertools.count()
+
+    def copy(self) -> Builder:
+        """One that goes on from here by itself."""
+        twin = copy.copy(self)
+        twin.nodes, twin.constants = list(self.nodes), list(self.constants)
+        twin._weights, twin._small = dict(self._weights), dict(self._small)
+        twin._values, twin._turned = dict(self._values), dict(self._turned)
+        twin._numbers = itertools.count(len(self.constants))
+        return twin
 
     def node(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Add an operator with one output; give the output's name."""

@@ -34,7 +34,7 @@ QUANTISATION_VERSION = 1
 # Sums of products are 32-bit; a bias takes at most half of what they hold.
 _LARGEST_BIAS = 2**30
 
-_OBSERVED = ("GlobalMaxPool", "GlobalAveragePool")
+_OBSERVED = ("GlobalMaxPool", "GlobalAveragePool", "GlobalMaxPool")
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,19 @@ class Held:
 
 
 class Quantiser:
-    """Finds what can be held in bytes in a graph that was emitted in float32; observes or rewrites it.
+    """Finds what can be held in bytes in a graph that was emitted in float32, and writes that graph's other forms.
 
     Args:
-        build: the emitted nodes and constants, outputs included.
+        build: the emitted nodes and constants; left as they are.
+        inputs: as the builder declared them.
+        outputs: likewise.
 
     Attributes:
         held: the tensors that can be held in bytes, by their name in the graph, in the order of computing.
     """
 
-    def __init__(self, build: Builder) -> None:
-        self.build = build
+    def __init__(self, build: Builder, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> None:
+        self._float32, self._inputs, self._outputs = build, inputs, outputs
         self.constants = {constant.name: constant for constant in build.constants}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in build.nodes:
@@ -168,54 +170,66 @@ class Quantiser:
 
     # --- observing ---------------------------------------------------------------------------------------------
 
-    def observe(self) -> list[onnx.ValueInfoProto]:
-        """Add outputs of shape (batch, channels, 1, 1) to the float32 graph: three for each tensor that is held.
+    def observing(self) -> bytes:
+        """The float32 model with more outputs, of shape (batch, channels, 1, 1), for each tensor that is held.
 
-        These are its largest number in each channel, the mean, and the largest of it negated: operators that ONNX
-        Runtime computes in the layout that convolutions have.
+        They are its largest number in each channel, the mean, and, where it may be negative, the largest of it
+        negated: operators that ONNX Runtime computes in the layout that convolutions have. `observed` reads them.
         """
-        outputs: list[onnx.ValueInfoProto] = []
-        for name in self.held:
-            negated = self.build.node("Neg", name)
-            for kind, read in ((_OBSERVED[0], name), (_OBSERVED[1], name), (_OBSERVED[0], negated)):
-                output = self.build.node(kind, read, name=f"observed_{len(outputs)}")
+        build, outputs = self._float32.copy(), list(self._outputs)
+        for name, held in self.held.items():
+            read = [name, name, *([build.node("Neg", name)] if held.low < 0 else [])]
+            for kind, tensor in zip(_OBSERVED, read, strict=False):
+                output = build.node(kind, tensor, name=f"observed_{len(outputs)}")
                 sizes = ["batch", f"{output}_channels", 1, 1]
                 outputs.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, sizes))
-        return outputs
+        return build.model(self._inputs, outputs)
+
+    def observed(self, values: Sequence[Array]) -> dict[str, Observed]:
+        """What the model's additional outputs say of each tensor, by key; it need not be finite.
+
+        Args:
+            values: what the model gave, (pictures, channels, 1, 1) each.
+        """
+        found, rest = {}, [value.reshape(len(value), -1) for value in values[len(self._outputs) :]]
+        with np.errstate(all="ignore"):
+            for held in self.held.values():
+                high, means = rest.pop(0).max(axis=1), rest.pop(0).mean(axis=0)
+                low = -rest.pop(0).max(axis=1) if held.low < 0 else np.zeros(1, np.float32)
+                ends, typical = (float(low.min()), float(high.max())), (float(low.mean()), float(high.mean()))
+                found[held.key] = Observed(*ends, *typical, means=means)
+        return found
 
     # --- rewriting ---------------------------------------------------------------------------------------------
 
-    def rewrite(self, how: Quantisation) -> None:
-        """Put integer operators in the place of float32 ones, in the builder that was given."""
-        nodes, self.build.nodes = self.build.nodes, []
+    def quantised(self, how: Quantisation) -> bytes:
+        """The model with integer operators in the place of float32 ones."""
+        build = self._float32.copy()
+        build.nodes = []
         dropped = set(self._gives.values())
         scales: dict[str, tuple[float, int]] = {}
         for name, held in self.held.items():
             scales[name] = scales[held.like] if held.like else _scale(held, how)
         turned: dict[str, str] = {}
-        for node in nodes:
+        for node in self._float32.nodes:
             if node.output[0] in dropped:
                 continue
             gives = self._gives.get(node.output[0], node.output[0])
             integer = gives in self.held and self.held[gives].given
             for name in node.input:
                 if name in self.held and name not in turned and (integer or self.held[name].given):
-                    turned[name] = self._by_way_of_bytes(name, *scales[name])
+                    turned[name] = _by_way_of_bytes(build, name, *scales[name])
             inputs = [
                 turned[name] if name in self.held and (integer or self.held[name].given) else name
                 for name in node.input
             ]
             if integer and node.op_type == "Conv":
-                inputs[1:] = self._weights(node, scales[node.input[0]][0], how)
-            self._copy(node, inputs, gives)
-        self.build.drop_unread()
+                inputs[1:] = self._weights(build, node, scales[node.input[0]][0], how)
+            _copy(build, node, inputs, gives)
+        build.drop_unread()
+        return build.model(self._inputs, self._outputs)
 
-    def _by_way_of_bytes(self, name: str, scale: float, zero: int) -> str:
-        parts = self.build.constant(scale), self.build.constant(zero, np.uint8)
-        whole = self._add("QuantizeLinear", name, *parts, name=f"{name}_bytes")
-        return self._add("DequantizeLinear", whole, *parts, name=f"{name}_held")
-
-    def _weights(self, node: onnx.NodeProto, input_scale: float, how: Quantisation) -> list[str]:
+    def _weights(self, build: Builder, node: onnx.NodeProto, input_scale: float, how: Quantisation) -> list[str]:
         """Names of kernel and bias of a convolution, as integers turned back."""
         kernel = self._array(node.input[1]).astype(np.float64)
         bias = self._array(node.input[2]).astype(np.float64) if len(node.input) > 2 else np.zeros(len(kernel))
@@ -229,48 +243,39 @@ class Quantiser:
         shift = _expected(whole * scales.reshape(each) - kernel, how.observed[self.held[node.input[0]].key].means)
         bias_scales = (np.float32(input_scale) * scales).astype(np.float32)
         whole_bias = np.clip(np.rint((bias - shift) / bias_scales), -_LARGEST_BIAS, _LARGEST_BIAS)
-        return [self._turned_back(whole, np.int8, scales), self._turned_back(whole_bias, np.int32, bias_scales)]
-
-    def _turned_back(self, whole: Array, dtype: npt.DTypeLike, scales: Array) -> str:
-        zeros = self.build.constant(np.zeros(len(scales)), dtype)
-        return self._add(
-            "DequantizeLinear", self.build.constant(whole, dtype), self.build.constant(scales), zeros, axis=0
-        )
-
-    def _copy(self, node: onnx.NodeProto, inputs: Sequence[str], gives: str) -> None:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.name = f"q{len(self.build.nodes)}"
-        del copy.input[:], copy.output[:]
-        copy.input.extend(inputs)
-        copy.output.append(gives)
-        self.build.nodes.append(copy)
-
-    def _add(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
-        number = len(self.build.nodes)
-        output = name or f"q{number}_held"
-        self.build.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=f"q{number}", **attributes))
-        return output
+        parts = (whole, np.int8, scales), (whole_bias, np.int32, bias_scales)
+        return [_turned_back(build, *part) for part in parts]
 
     def _array(self, name: str) -> Array:
         return numpy_helper.to_array(self.constants[name])
 
 
-def observed(arrays: Sequence[Array], keys: Sequence[str]) -> dict[str, Observed]:
-    """What the outputs that `Quantiser.observe` added say.
+def _by_way_of_bytes(build: Builder, name: str, scale: float, zero: int) -> str:
+    parts = build.constant(scale), build.constant(zero, np.uint8)
+    whole = _add(build, "QuantizeLinear", name, *parts, name=f"{name}_bytes")
+    return _add(build, "DequantizeLinear", whole, *parts, name=f"{name}_held")
 
-    Args:
-        arrays: their values, (pictures, channels, 1, 1) each.
-        keys: of the tensors that are held, in order.
-    """
-    found = {}
-    with np.errstate(all="ignore"):  # the caller looks for what is not finite
-        for place, key in enumerate(keys):
-            highs, means, lows = (array.reshape(len(array), -1) for array in arrays[3 * place : 3 * place + 3])
-            high, low = highs.max(axis=1), -lows.max(axis=1)
-            numbers = map(float, (low.min(), high.max(), low.mean(), high.mean()))
-            found[key] = Observed(*numbers, means.mean(axis=0))
-    return found
+
+def _turned_back(build: Builder, whole: Array, dtype: npt.DTypeLike, scales: Array) -> str:
+    parts = build.constant(whole, dtype), build.constant(scales), build.constant(np.zeros(len(scales)), dtype)
+    return _add(build, "DequantizeLinear", *parts, axis=0)
+
+
+def _copy(build: Builder, node: onnx.NodeProto, inputs: Sequence[str], gives: str) -> None:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = f"q{len(build.nodes)}"
+    del copy.input[:], copy.output[:]
+    copy.input.extend(inputs)
+    copy.output.append(gives)
+    build.nodes.append(copy)
+
+
+def _add(build: Builder, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+    number = len(build.nodes)
+    output = name or f"q{number}_held"
+    build.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=f"q{number}", **attributes))
+    return output
 
 
 def _scale(held: Held, how: Quantisation) -> tuple[float, int]:
