@@ -27,6 +27,7 @@ class Results:
         kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         self._rows = kept.get("rows", {})
         self._texts = kept.get("texts", {})
+        self.seconds = kept.get("seconds", {})  # that measuring a row took the last time, by what it is called
 
     def put(self, name, measured, *, on):
         """Take what a row's function gave in place of what it gave before.
@@ -62,7 +63,7 @@ class Results:
     def write(self):
         """To the file, whole or not at all."""
         temporary = self.file.with_suffix(".part")
-        text = json.dumps({"rows": self._rows, "texts": self._texts}, indent=1)
+        text = json.dumps({"rows": self._rows, "texts": self._texts, "seconds": self.seconds}, indent=1)
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(self.file)
 

@@ -1,6 +1,6 @@
 """Measure Greffon: `make bench` for everything, `make bench ROW=name` for one row.
 
-    python benchmarks/run.py [ROW ...] [--data FOLDER] [--rounds 2] [--smoke]
+    python benchmarks/run.py [ROW ...] [--data FOLDER] [--rounds 2] [--minutes 60] [--smoke]
 
 Times alone say nothing on a shared machine: every row is a ratio, both sides run in turn in this process. What comes
 out is printed, kept in benchmarks/results.json, and written into the tables of docs/performance.md; a row that is not
@@ -28,9 +28,9 @@ from rows import Options, Row, Skipped
 
 # Name of a row to the module that has `measure`; the rows of `fit` come first.
 _MODULES = {
+    "trunk": "trunk",
     "rerun": "rerun",
     "many": "many",
-    "trunk": "trunk",
     "pipeline": "pipeline",
     "plan": "planned",
     "startup": "startup",
@@ -56,23 +56,28 @@ def _measure_module(module, options):
     return [measured] if isinstance(measured, str | Row) else list(measured)
 
 
-def run(wanted, options, results, *, known=None):
+def run(wanted, options, results, *, known=None, minutes=60.0):
     """Measure rows by name, one after another; each is kept as soon as it is measured.
 
+    A row that took too long the last time for what is left of the minutes is not begun.
+
     Returns:
-        The names of those that could not be measured.
+        The names of those that were not measured.
     """
     known = known or rows()
-    skipped = []
+    skipped, began = [], time.perf_counter()
     for name in wanted:
         start = time.perf_counter()
         try:
+            if start - began + results.seconds.get(name, 0.0) > 60 * minutes:
+                raise Skipped("there is no time left for it; name it to measure it alone")
             measured = known[name](options)
         except Skipped as reason:
             print(f"{name}: not measured: {reason}", flush=True)
             skipped.append(name)
             continue
         results.put(name, measured, on=machine())
+        results.seconds[name] = round(time.perf_counter() - start)
         results.write()
         print(_shown(measured), f"({name}: {time.perf_counter() - start:.0f} s)\n", sep="\n", flush=True)
     return skipped
@@ -94,6 +99,7 @@ def main(arguments=None):
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"any of {', '.join(rows())}; none: all of them")
     parser.add_argument("--data", type=Path, help="a folder with one folder of pictures per class, in place of made-up")
     parser.add_argument("--rounds", type=int, default=2, help="how often both sides run, in turn")
+    parser.add_argument("--minutes", type=float, default=60, help="rows that would end later are left out")
     parser.add_argument("--smoke", action="store_true", help="a few small pictures; nothing is kept or written")
     given = parser.parse_args(arguments)
     known = rows()
@@ -114,7 +120,7 @@ def main(arguments=None):
             run(wanted, options, Results(Path(folder) / "results.json"), known=known)
         return 0
     results = Results()
-    run(wanted, options, results, known=known)
+    run(wanted, options, results, known=known, minutes=given.minutes)
     for said in report.write(results):
         print(said)
     return 0

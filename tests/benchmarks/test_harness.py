@@ -267,3 +267,26 @@ def test_a_folder_of_made_up_pictures_can_grow_and_be_read(tmp_path):
     (x, y), (vx, _) = arrays(265, 66, 32, data=tmp_path)
     assert (len(x), len(vx)) == (24 * 265 // 331, 24 - 24 * 265 // 331)
     assert y.shape[1] == 10
+
+
+def test_a_row_that_would_end_too_late_is_not_begun(results, capsys):
+    from rows import Options
+    from run import run
+
+    results.seconds["long"] = 7200
+    known = {"long": lambda options: 1 / 0, "short": lambda options: [row("short")]}
+    assert run(["long", "short"], Options(), results, known=known, minutes=60) == ["long"]
+    assert results.seconds["short"] == 0
+    assert "no time left" in capsys.readouterr().out
+
+
+def test_both_sides_are_compared_where_both_have_run():
+    from types import SimpleNamespace
+
+    from fit import _compared
+
+    theirs = {"val_accuracy": [0.1, 0.25], "val_loss": [2.0, 1.5]}
+    ours = {"val_accuracy": [0.1, 0.25, 0.75], "val_loss": [2.0, 1.5, 1.0]}
+    history = SimpleNamespace(history=ours, greffon=SimpleNamespace(agreement=None))
+    said = "validation accuracy (loss) after 2 epochs: model.fit 0.250 (1.5000) and greffon.fit 0.250 (1.5000)"
+    assert _compared(theirs, history) == f"{said}; greffon.fit at its end 0.750"
