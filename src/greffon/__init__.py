@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from greffon.recipe import Head, Recipe, Stage
     from greffon.training.fit import fit
     from greffon.training.job import Run, train
+    from greffon.training.many import fit_many
+    from greffon.training.trials import Trial, TrialResult
 
 # Public name -> its module. Imported on first use, so that `import greffon` stays under a few milliseconds.
 _HOMES = {
@@ -29,6 +31,9 @@ _HOMES = {
     "freeze": "greffon.backbone.freeze",
     "layers": "greffon.backbone.freeze",
     "fit": "greffon.training.fit",
+    "fit_many": "greffon.training.many",
+    "Trial": "greffon.training.trials",
+    "TrialResult": "greffon.training.trials",
     "train": "greffon.training.job",
     "Run": "greffon.training.job",
     "load": "greffon.bundle.predict",
