@@ -25,6 +25,7 @@ test: $(VENV)/.ready
 
 ## Everything: full counts, full-size networks, and the tests again on the lowest versions of the dependencies.
 test-all: $(VENV)/.ready $(LOWEST)/.ready
+	$(BIN)/python -m pip install --quiet jax "torch==2.13.0" || echo "JAX or PyTorch could not be installed: their tests will skip"
 	$(BIN)/python -m pytest
 	$(LOWEST_BIN)/python -m pytest -m "not large"
 

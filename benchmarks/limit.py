@@ -111,7 +111,7 @@ class _Steps:
             on_test_begin = lambda self, logs=None: marks.append(time.perf_counter())  # noqa: E731
             on_epoch_end = on_epoch_begin
 
-        self._tail.train(
+        self._tail.train_on(
             self._feeds[0], validation_data=self._feeds[1], callbacks=[Marks()], epochs=1, verbose=0, steps=None
         )
         begun, tested, ended = marks

@@ -59,7 +59,7 @@ def train(model, rows, targets, *, fill_up, xla, in_memory=True):
         feed, held_out = (
             RowFeed(rows, y=targets, batch_size=8, shuffle=shuffle, fill_up=fill_up) for shuffle in (True, False)
         )
-        history = tail.train(feed, validation_data=held_out, callbacks=[], epochs=3, verbose=0, steps=None)
+        history = tail.train_on(feed, validation_data=held_out, callbacks=[], epochs=3, verbose=0, steps=None)
         return history.history, model.get_weights()
     finally:
         model.set_weights(start)
@@ -186,7 +186,7 @@ def steps_joined(model, rows, targets, callback, monkeypatch, traced=None):
         monkeypatch.setattr(StageTail, "train_step", lambda self, data: (traced.append(1), plain(self, data))[1])
     start = model.get_weights()
     feed = RowFeed(rows, y=targets, batch_size=8, shuffle=True)
-    tail.train(feed, callbacks=[callback], epochs=2, verbose=0, steps=None)
+    tail.train_on(feed, callbacks=[callback], epochs=2, verbose=0, steps=None)
     model.set_weights(start)
     return tail.steps_per_execution
 

@@ -78,7 +78,7 @@ def graft(
     copier.fill()
     if record and record.channel_order == "BGR":
         for conv in _first_convolutions(model):
-            conv.kernel.assign(conv.kernel[:, :, ::-1, :])
+            conv.kernel.assign(keras.ops.flip(conv.kernel, axis=2))  # torch knows no negative steps
     if hasattr(backbone, "greffon_weights"):
         model.greffon_weights = backbone.greffon_weights
     note = flatten_note(model)

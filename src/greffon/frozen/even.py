@@ -65,6 +65,9 @@ class Restrided(keras.layers.Layer):
         """What else a Conv2D has (kernel, bias, kernel_size, ...) is the layer's own."""
         if name in {"kernel", "bias", "use_bias", "activation", "kernel_size", "dilation_rate", "filters"}:
             return getattr(self.layer, name)
+        inherited = getattr(super(), "__getattr__", None)  # on torch, where a layer is a module, it finds sublayers
+        if inherited is not None:
+            return inherited(name)
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
     def get_config(self) -> dict[str, Any]:

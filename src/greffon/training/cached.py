@@ -68,7 +68,7 @@ class CachedFit:
             tail = Tail(self.model, self.cut)
             watch = _Watch(self, [feed, validation])
             with _errors_of([feed, validation]), _watched(callbacks, watch) as watched:
-                history = tail.train(
+                history = tail.train_on(
                     feed,
                     callbacks=watched,
                     epochs=epochs,

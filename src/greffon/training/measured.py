@@ -355,7 +355,7 @@ def _timed_fit(
         RowFeed(source, rows=numbers[part], y=targets[part], batch_size=batch, shuffle=shuffle, fill_up=fill_up)
         for part, shuffle in ((slice(None, train), True), (slice(train, None), False))
     ]
-    tail.train(
+    tail.train_on(
         feeds[0], validation_data=feeds[1], callbacks=[watch], epochs=_EpochTimes.MOST, verbose=0, steps=None
     )  # fmt: skip
     first, *steady = watch.times

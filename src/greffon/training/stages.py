@@ -153,7 +153,7 @@ class Stages:
         watch = StageWatch(stage, self.reporter, list(tail.weights))
         before = fingerprint(self.model)
         start = time.perf_counter()
-        tail.train(
+        tail.train_on(
             feeds["train"](), validation_data=feeds["validation"](), callbacks=[watch], epochs=stage.epochs, verbose=0,
             steps=None,
         )  # fmt: skip

@@ -97,7 +97,7 @@ class Tail(GraphModel):
         """The same."""
         return self.trainable_variables
 
-    def train(
+    def train_on(  # not `train`, which is a method of torch's modules
         self, feed: Any, *, callbacks: Any, epochs: int, verbose: Any, steps: int | None, **options: Any
     ) -> keras.callbacks.History:
         """Run Keras' own training loop on activations.

@@ -248,7 +248,7 @@ class Trials:
             tail.optimizer.learning_rate = stage.learning_rate
             watch = StageWatch(stage, Reporter(), list(tail.weights))
             keras.utils.set_random_seed(self.seed)
-            tail.train(
+            tail.train_on(
                 self._feed(plan, self.data.train, shuffle=True),
                 validation_data=self._feed(plan, self.data.validation),
                 callbacks=[watch], epochs=stage.epochs, verbose=0, steps=None,
