@@ -59,7 +59,7 @@ def measure_parts(model, x, *, batch, rounds=3, precision="fp32"):
 
 
 def _engine(cut, x, precision):
-    from greffon.frozen.engine import build_engine
+    from greffon.frozen.build import build_engine
 
     if precision == "fp32":
         return build_engine(cut.trunk, check=False)

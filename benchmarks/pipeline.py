@@ -103,7 +103,7 @@ class _Pass:
     """One list of pictures, computed by the pipeline from files and by the engine alone from arrays."""
 
     def __init__(self, case, paths, side, *, small):
-        from greffon.frozen.engine import build_engine
+        from greffon.frozen.build import build_engine
 
         self.paths, self.side = paths, side
         self.graph, self.cut = network(case.variant, case.unfreeze, side, small=small)

@@ -33,7 +33,7 @@ def measure(options):
 def measure_one(variant, rounds=4, *, precision="fp32", options=None):
     """The ratio for one variant and precision, both sides on the same arrays, in turn."""
     from greffon.frozen.agreement import cosine_similarity
-    from greffon.frozen.engine import build_engine
+    from greffon.frozen.build import build_engine
     from greffon.frozen.even import at_even_positions
     from greffon.frozen.graph import flatten
     from greffon.frozen.quantise import quantisation_of

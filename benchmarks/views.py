@@ -26,7 +26,7 @@ import numpy as np
 if TYPE_CHECKING:
     from greffon.pictures.catalog import Catalog
 
-SIZE, BATCH = 224, 16
+SIZE = 224
 KEPT = (1, 2, 4, 8)
 FEATURES = ((0.1, 0.0), (0.3, 0.0), (1.0, 0.0), (0.0, 0.02), (0.0, 0.05), (0.0, 0.1))
 CUTS = {"head": ("none", 30, 1e-3), "block": ("conv5_block3", 15, 1e-4)}
@@ -75,12 +75,12 @@ class Pictures:
 class Network:
     """A grafted model, cut for the head and for the last block, whose tails can be trained again and again."""
 
-    def __init__(self, weights, classes):
+    def __init__(self, weights, classes, batch):
         import keras
 
         import greffon
+        from greffon.frozen.build import build_engine
         from greffon.frozen.cut import find_cut
-        from greffon.frozen.engine import build_engine
         from greffon.frozen.even import at_even_positions
         from greffon.frozen.graph import flatten
 
@@ -94,6 +94,7 @@ class Network:
         outputs = [tensor for cut in self.cuts.values() for tensor in cut.trunk.outputs]
         self.engine = build_engine(graph.between(graph.inputs, outputs))
         self.initial = self.model.get_weights()
+        self.batch = batch
         self._steps = {}
 
     def activations(self, pictures):
@@ -125,24 +126,24 @@ class Network:
         return tail
 
 
-def run(network, pictures, split, stage, policy, views, seed, features=(0.0, 0.0)):
+def run(network, pictures, split, stage, policy, views, *, seed, features=(0.0, 0.0)):
     """Train one stage and give the share of held-out pictures that it gets right; None: a new view in every epoch."""
     train, held_out = split
     kept, y = pictures.kept[policy, stage], pictures.targets
     _, epochs, _ = CUTS[stage]
-    tail = network.tail(stage, *features)
+    tail, batch = network.tail(stage, *features), network.batch
     random = np.random.default_rng(seed)
     for epoch in range(epochs):
         order = random.permutation(train)
         # Drawn in any case, so that all sides see the pictures in the same order.
         drawn = random.integers(0, views or 1, len(order)) if views else np.full(len(order), epoch)
-        for start in range(0, len(order) - BATCH + 1, BATCH):
-            rows = order[start : start + BATCH]
-            tail.train_on_batch(kept[drawn[start : start + BATCH], rows].astype("float32"), y[rows])
+        for start in range(0, len(order) - batch + 1, batch):
+            rows = order[start : start + batch]
+            tail.train_on_batch(kept[drawn[start : start + batch], rows].astype("float32"), y[rows])
     answers = np.concatenate(
         [
-            np.asarray(tail.predict_on_batch(kept[0, held_out[start : start + BATCH]].astype("float32")))
-            for start in range(0, len(held_out), BATCH)
+            np.asarray(tail.predict_on_batch(kept[0, held_out[start : start + batch]].astype("float32")))
+            for start in range(0, len(held_out), batch)
         ]
     )
     return float((answers.argmax(1) == y[held_out].argmax(1)).mean())
@@ -191,11 +192,11 @@ def measure(network, pictures, policies, stage, splits):
     for seed, split in enumerate(splits):
         network.model.set_weights(network.initial)
         if stage == "block":
-            run(network, pictures, split, "head", policies[0], 1, seed)
+            run(network, pictures, split, "head", policies[0], 1, seed=seed)
         start = network.model.get_weights()
         for name, policy, views, features in sides_of(policies, stage):
             network.model.set_weights(start)
-            accuracy = run(network, pictures, split, stage, policy, views, seed, features)
+            accuracy = run(network, pictures, split, stage, policy, views, seed=seed, features=features)
             found.setdefault(name, []).append(accuracy)
         print(f"{stage}, split {seed + 1}: {time.process_time():.0f} s of processor time", file=sys.stderr, flush=True)
     return found
@@ -240,6 +241,7 @@ def arguments(words):
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--block-splits", type=int, default=5)
     parser.add_argument("--validation", type=float, default=0.5, help="share held out")
+    parser.add_argument("--batch", type=int, default=16)
     return parser.parse_args(words)
 
 
@@ -250,7 +252,7 @@ def main(words):
 
     catalog = Catalog.from_folder(options.folder)
     pictures = Pictures(catalog)
-    network = Network(options.weights, len(catalog.class_names))
+    network = Network(options.weights, len(catalog.class_names), options.batch)
     every = list(dict.fromkeys([*options.policies, *options.block]))
     start = time.perf_counter()
     for policy in every:
@@ -265,7 +267,7 @@ def main(words):
         if policies:
             epochs = CUTS[stage][1]
             found = measure(network, pictures, policies, stage, splits[:count])
-            print(f"\n{stage}: {counts}, {count} splits, {epochs} epochs, batch {BATCH}\n")
+            print(f"\n{stage}: {counts}, {count} splits, {epochs} epochs, batch {options.batch}\n")
             print(table(found, epochs), flush=True)
     return 0
 

@@ -11,10 +11,11 @@ keras = pytest.importorskip("keras")
 layers = keras.layers
 
 from greffon.errors import InputError  # noqa: E402
-from greffon.frozen import engine as engine_module  # noqa: E402
+from greffon.frozen import build as build_module  # noqa: E402
 from greffon.frozen import hardware  # noqa: E402
 from greffon.frozen.agreement import made_up, relative_difference  # noqa: E402
-from greffon.frozen.engine import KerasEngine, OrtEngine, build_engine  # noqa: E402
+from greffon.frozen.build import build_engine  # noqa: E402
+from greffon.frozen.engine import KerasEngine, OrtEngine  # noqa: E402
 from greffon.frozen.graph import flatten  # noqa: E402
 
 
@@ -176,7 +177,7 @@ def test_what_onnx_runtime_cannot_load_falls_back(graph, monkeypatch):
 
 def test_auto_takes_keras_where_it_has_an_accelerator(graph, monkeypatch):
     assert build_engine(graph).name == "onnx"
-    monkeypatch.setattr(engine_module, "has_accelerator", lambda: True)
+    monkeypatch.setattr(build_module, "has_accelerator", lambda: True)
     engine = build_engine(graph)
     assert engine.name == "keras"
     assert "accelerator" in engine.why_not_onnx

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from greffon.backbone.resnet import resnet
+from greffon.frozen.build import build_engine
 from greffon.frozen.cost import macs
 from greffon.frozen.cut import find_cut
-from greffon.frozen.engine import build_engine
 from greffon.frozen.even import EvenPositions, Restrided, at_even_positions
 from greffon.frozen.graph import GraphModel, flatten
 

@@ -17,12 +17,13 @@ from PIL import Image  # noqa: E402
 import greffon  # noqa: E402
 from greffon.backbone.resnet import resnet  # noqa: E402
 from greffon.errors import InputError  # noqa: E402
+from greffon.frozen import build as build_module  # noqa: E402
 from greffon.frozen import engine as engine_module  # noqa: E402
 from greffon.frozen import hardware, quantise  # noqa: E402
 from greffon.frozen.agreement import cosine_similarity, label_agreement, norm_difference  # noqa: E402
+from greffon.frozen.build import build_engine  # noqa: E402
 from greffon.frozen.emit import emit, find_quantisable  # noqa: E402
 from greffon.frozen.emit.quantised import Observed, Quantisation  # noqa: E402
-from greffon.frozen.engine import build_engine  # noqa: E402
 from greffon.frozen.even import at_even_positions  # noqa: E402
 from greffon.frozen.graph import flatten  # noqa: E402
 from greffon.frozen.quantise import quantisation_of  # noqa: E402
@@ -338,7 +339,7 @@ def test_keras_does_not_do_it(monkeypatch):
     graph = flatten(small())
     with pytest.raises(InputError, match="Keras was asked for"):
         build_engine(graph, precision="int8", prefer="keras")
-    monkeypatch.setattr(engine_module, "has_accelerator", lambda: True)
+    monkeypatch.setattr(build_module, "has_accelerator", lambda: True)
     with pytest.raises(InputError, match="accelerator"):
         build_engine(graph, precision="int8")
 

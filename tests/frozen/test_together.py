@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from greffon.frozen.activations import CHUNK, Activations
+from greffon.frozen.build import build_engine
 from greffon.frozen.cost import known_speed, macs, remember_speed
 from greffon.frozen.cut import find_cut
-from greffon.frozen.engine import build_engine
 from greffon.frozen.graph import flatten
 from greffon.frozen.store import ActivationStore
 from greffon.frozen.together import OnePass
@@ -132,7 +132,7 @@ def test_speed_is_remembered_and_losing_it_does_no_harm(cache_folder):
     remember_speed("onnx", 2e9)
     remember_speed("keras", 1e9)
     assert (known_speed("onnx"), known_speed("keras"), known_speed()) == (2e9, 1e9, 2e9)
-    (cache_folder / "speed.json").write_text("[broken")
+    (cache_folder / "machine.json").write_text("[broken")
     assert known_speed() is None
 
 

@@ -11,9 +11,9 @@ keras = pytest.importorskip("keras")
 layers = keras.layers
 
 from greffon.errors import InputError  # noqa: E402
-from greffon.frozen import engine as engine_module  # noqa: E402
+from greffon.frozen import remembered  # noqa: E402
 from greffon.frozen import tuning as tuning_module  # noqa: E402
-from greffon.frozen.engine import build_engine  # noqa: E402
+from greffon.frozen.build import build_engine  # noqa: E402
 from greffon.frozen.graph import flatten  # noqa: E402
 from greffon.frozen.quantise import quantisation_of  # noqa: E402
 from greffon.frozen.tuning import Tuning, default_tuning, recalled, tuned  # noqa: E402
@@ -45,7 +45,7 @@ class Clock:
                 clock.now += spent
                 clock.cpu += spent * self.threads * share
 
-        monkeypatch.setattr(engine_module, "OrtEngine", FakeEngine)
+        monkeypatch.setattr(tuning_module, "OrtEngine", FakeEngine)
 
 
 def test_the_fastest_is_found(monkeypatch):
@@ -81,13 +81,13 @@ def test_for_few_pictures_nothing_is_measured(monkeypatch, cache_folder):
     clock = Clock(monkeypatch, lambda threads, rows: 0.001)
     assert tuned(graph_of(), pictures=50) == default_tuning() == Tuning(2, 32)
     assert not clock.runs
-    assert not (cache_folder / "tuning.json").exists()
+    assert not (cache_folder / "machine.json").exists()
 
 
 def test_where_others_are_at_work_nothing_is_remembered(monkeypatch, cache_folder):
     Clock(monkeypatch, lambda threads, rows: 0.001, share=0.5)
     assert tuned(graph_of()) == default_tuning()
-    assert not (cache_folder / "tuning.json").exists()
+    assert not (cache_folder / "machine.json").exists()
 
 
 def test_a_usual_batch_where_only_smaller_ones_could_be_measured(monkeypatch):
@@ -109,7 +109,7 @@ def test_second_time_nothing_is_measured_whatever_weights_and_names(monkeypatch)
     for other in (graph_of(filters=5), graph_of(side=13)):
         assert recalled(other) is None
     assert recalled(graph_of(), "int8") is None
-    monkeypatch.setattr(tuning_module, "cpu_model", lambda: "another processor")
+    monkeypatch.setattr(remembered, "cpu_model", lambda: "another processor")
     assert recalled(graph_of()) is None
 
 
@@ -117,8 +117,8 @@ def test_second_time_nothing_is_measured_whatever_weights_and_names(monkeypatch)
 def test_an_unreadable_file_is_nothing_remembered(monkeypatch, cache_folder, content):
     Clock(monkeypatch, lambda threads, rows: 0.001)
     found = tuned(graph_of())
-    (key,) = json.loads((cache_folder / "tuning.json").read_text())
-    (cache_folder / "tuning.json").write_text(content.replace("KEY", key))
+    (key,) = json.loads((cache_folder / "machine.json").read_text())
+    (cache_folder / "machine.json").write_text(content.replace("KEY", key))
     assert recalled(graph_of()) is None
     assert tuned(graph_of()) == found == recalled(graph_of())
 

@@ -159,7 +159,7 @@ class Predictor:
 
     @cached_property
     def _engine(self) -> Engine:
-        from greffon.frozen.engine import build_engine
+        from greffon.frozen.build import build_engine
         from greffon.frozen.graph import flatten
 
         return build_engine(flatten(self._model))

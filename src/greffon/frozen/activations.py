@@ -94,6 +94,7 @@ class Activations:
             Whether memory or store hold everything now; what they do not is computed whenever it is asked for.
         """
         missing, copies = self._missing()
+        self.trunk.expected = len(missing)
         there = np.setdiff1d(np.flatnonzero(~self._held), np.concatenate([missing, copies]))
         self._hold(there)
         if advance is not None and len(missing) < len(self):

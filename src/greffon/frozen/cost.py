@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from greffon.weights.cache import cache_dir
+from greffon.frozen import remembered
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from greffon.frozen.graph import FlatGraph, Node
+
+_ENGINES = ("onnx", "keras")
 
 
 def macs(graph: FlatGraph) -> int:
@@ -50,29 +48,10 @@ def node_macs(node: Node, graph: FlatGraph) -> int:
 
 def remember_speed(engine: str, macs_per_second: float) -> None:
     """Note down for later runs how fast an engine was; losing the note does no harm."""
-    file = _file()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.part")
-        temporary.write_text(json.dumps(_notes() | {engine: macs_per_second}), encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        return
+    remembered.put(remembered.key("speed", engine), macs_per_second)
 
 
 def known_speed(engine: str | None = None) -> float | None:
     """Multiply-accumulates per second of an engine when it last computed a trunk here; None: the fastest known."""
-    notes = _notes()
-    return notes.get(engine) if engine else max(notes.values(), default=None)
-
-
-def _notes() -> dict[str, float]:
-    try:
-        notes: Any = json.loads(_file().read_text(encoding="utf-8"))
-        return {str(name): float(speed) for name, speed in notes.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _file() -> Path:
-    return cache_dir() / "speed.json"
+    known = [remembered.get(remembered.key("speed", name)) for name in ([engine] if engine else _ENGINES)]
+    return max((float(speed) for speed in known if isinstance(speed, int | float)), default=None)

@@ -15,6 +15,7 @@ import numpy as np
 from greffon.errors import InputError
 from greffon.frozen.agreement import norm_difference
 from greffon.frozen.emit.quantised import QUANTISATION_VERSION, Observed, Quantisation
+from greffon.frozen.engine import OrtEngine, disagreement
 from greffon.frozen.hardware import sums_bytes_exactly
 from greffon.weights.cache import cache_dir
 
@@ -120,8 +121,6 @@ def _checked(pictures: Sequence[Array]) -> list[Array]:
 
 def _observe(graph: FlatGraph, quantiser: Quantiser, pictures: list[Array]) -> tuple[dict[str, Observed], list[Array]]:
     """What tensors are in float32, by key; and the graph's own outputs for the first pictures."""
-    from greffon.frozen.engine import OrtEngine, disagreement
-
     engine = OrtEngine(graph, quantiser.observing(), batch_size=DECIDING)
     if reason := disagreement(engine):
         raise InputError(f'precision="int8" needs ONNX Runtime, but {reason}. Leave it at "fp32"')
@@ -137,8 +136,6 @@ def _observe(graph: FlatGraph, quantiser: Quantiser, pictures: list[Array]) -> t
 
 def _distance(graph: FlatGraph, model: bytes, pictures: list[Array], outputs: list[Array]) -> float:
     """How far a model's outputs for the first pictures lie from those in float32."""
-    from greffon.frozen.engine import OrtEngine
-
     ours = OrtEngine(graph, model, batch_size=DECIDING).run([array[:DECIDING] for array in pictures])
     return sum(map(norm_difference, ours, outputs))
 

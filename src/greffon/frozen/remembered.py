@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 import xxhash
 
 from greffon.frozen.graph import Ref
-from greffon.frozen.hardware import usable_cores
+from greffon.frozen.hardware import cpu_model, usable_cores
 from greffon.weights.cache import cache_dir
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from greffon.frozen.graph import FlatGraph, Node
 
 
@@ -30,7 +29,7 @@ def key(what: str, *parts: Any) -> str:
         what: a word for it, such as `xla`.
         parts: everything that it depends on, beside the processor and the cores that may be used.
     """
-    return f"{what} {xxhash.xxh3_64_hexdigest(repr((parts, machine())).encode())}"
+    return f"{what} {xxhash.xxh3_64_hexdigest(repr((parts, cpu_model(), usable_cores())).encode())}"
 
 
 def get(name: str) -> Any:
@@ -48,17 +47,6 @@ def put(name: str, value: Any) -> None:
         temporary.replace(file)
     except OSError:
         return
-
-
-@cache
-def machine() -> str:
-    """The processor's name, and how many cores this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {usable_cores()} cores"
 
 
 def structure(graph: FlatGraph) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.frozen.activations import chunks
-from greffon.frozen.engine import build_engine
+from greffon.frozen.build import build_engine
 from greffon.frozen.pipeline import overlap
 
 if TYPE_CHECKING:

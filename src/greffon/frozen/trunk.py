@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from greffon.frozen.build import build_engine, why_keras
 from greffon.frozen.digest import trunk_digest
-from greffon.frozen.engine import build_engine, why_keras
 from greffon.frozen.graph import GraphModel
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Trunk:
         self.shapes = _activation_shapes(cut, input_shapes)
         self.counts = TrunkCounts()
         self._prefer = prefer
+        self.expected = 0  # pictures that will be computed, where that is known before the engine is built
         self._engine: Engine | None = None
         # A feed computes in a thread of its own, and a training has two feeds.
         self._lock = threading.Lock()
@@ -103,6 +104,7 @@ class Trunk:
                     precision=self.precision,
                     calibration=self.quantisation,
                     tuning=self._tuning,
+                    pictures=self.expected,
                 )
             return self._engine
 

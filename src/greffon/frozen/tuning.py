@@ -5,32 +5,25 @@ Both change the speed only: a picture's numbers are the same to the bit whicheve
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from greffon.errors import InputError
+from greffon.frozen import remembered
 from greffon.frozen.agreement import ANY_SIDE
-from greffon.frozen.hardware import cpu_model, usable_cores
-from greffon.weights.cache import cache_dir
+from greffon.frozen.engine import BATCH_SIZE, OrtEngine
+from greffon.frozen.hardware import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from greffon.frozen.emit.quantised import Quantisation
-    from greffon.frozen.engine import OrtEngine
     from greffon.frozen.graph import FlatGraph
 
     Make = Callable[["Tuning"], OrtEngine]
-
-# Where nothing was measured: 32 pictures of 224 pixels need 0.5 GB inside ResNet-50.
-BATCH_SIZE = 32
 
 BATCHES = (8, 16, 32, 64)
 
@@ -87,7 +80,7 @@ def default_tuning() -> Tuning:
 
 def recalled(graph: FlatGraph, precision: str = "fp32") -> Tuning | None:
     """What was measured for such a graph on this machine, or None."""
-    entry = _notes().get(_key(graph, precision))
+    entry = remembered.get(_key(graph, precision))
     try:
         return Tuning.from_dict(entry) if entry else None
     except InputError:
@@ -116,7 +109,6 @@ def tuned(
     if (pictures is not None and pictures < _FEW) or (precision == "int8" and quantisation is None):
         return default_tuning()
     from greffon.frozen.emit import Unsupported, emit
-    from greffon.frozen.engine import OrtEngine
 
     try:
         model = emit(graph, quantisation=quantisation if precision == "int8" else None)
@@ -129,7 +121,7 @@ def tuned(
     found = _Measuring(graph, make, pictures).best()
     if found is None:
         return default_tuning()
-    _remember(_key(graph, precision), found)
+    remembered.put(_key(graph, precision), found.to_dict())
     return found
 
 
@@ -209,42 +201,7 @@ def _made_up(shape: Any, rows: int) -> np.ndarray[Any, Any]:
     return np.resize(np.arange(251, dtype=np.float32), (rows, *one))
 
 
-# --- remembering ---------------------------------------------------------------------------------------------------
-
-
 def _key(graph: FlatGraph, precision: str) -> str:
-    """Machine, ONNX Runtime, precision, and the graph's kinds of layers and shapes: not its weights or names."""
     import onnxruntime
 
-    digest = xxhash.xxh3_64()
-    for node in graph.nodes:
-        shapes = [tuple(graph.specs[tensor].shape) for tensor in (*node.inputs, *node.outputs)]
-        kernels = [tuple(weight.shape) for weight in getattr(node.operation, "weights", ())]
-        digest.update(repr((type(node.operation).__name__, shapes, kernels)).encode())
-    machine = f"{cpu_model()}, {usable_cores()} cores"
-    return f"{machine}, ONNX Runtime {onnxruntime.__version__}, {precision}, {digest.hexdigest()}"
-
-
-def _file() -> Path:
-    return cache_dir() / "tuning.json"
-
-
-def _notes() -> dict[str, Any]:
-    """What is remembered; an unreadable file is nothing."""
-    try:
-        notes = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
-
-
-def _remember(key: str, tuning: Tuning) -> None:
-    """Note it down for later runs; losing the note does no harm."""
-    file = _file()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.part")
-        temporary.write_text(json.dumps(_notes() | {key: tuning.to_dict()}, indent=1), encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        return
+    return remembered.key("tuning", remembered.structure(graph), precision, onnxruntime.__version__)

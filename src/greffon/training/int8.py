@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.errors import CheckFailedError
-from greffon.frozen.engine import build_engine
+from greffon.frozen.build import build_engine
 from greffon.training.feed import RowFeed
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import psutil
 
 from greffon.backbone.proof import fingerprint
 from greffon.errors import DataError, InputError
-from greffon.frozen.engine import build_engine
+from greffon.frozen.build import build_engine
 from greffon.frozen.hardware import has_accelerator
 from greffon.frozen.store import ActivationStore
 from greffon.pictures.decode import decode_many, usual_workers

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from greffon.backbone.freeze import freeze
 from greffon.frozen.activations import Activations
+from greffon.frozen.build import build_engine
 from greffon.frozen.cost import known_speed, macs, remember_speed
 from greffon.frozen.cut import Cut, find_cut
-from greffon.frozen.engine import build_engine
 from greffon.frozen.even import at_even_positions
 from greffon.frozen.graph import flatten
 from greffon.frozen.together import OnePass
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from greffon.backbone.table import FreezeTable
+    from greffon.frozen.engine import Engine
     from greffon.frozen.graph import FlatGraph
     from greffon.frozen.store import ActivationStore
     from greffon.recipe import Recipe, Stage
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 # A pass over fewer pictures says little about the speed of the machine.
 _ENOUGH_TO_MEASURE = 32
-# Pictures that int8 is calibrated on.
-_CALIBRATION = 32
+# Pictures that int8 is calibrated on: as many as are looked at.
+_CALIBRATION = 16
 
 
 @dataclass
@@ -118,6 +118,7 @@ class Planned:
     notes: list[str]
     work: TrunkWork = field(default_factory=TrunkWork)
     _graph: FlatGraph = field(init=False, repr=False)
+    _missing: int = field(init=False, repr=False, default=0)
 
     def plans(self) -> list[StagePlan]:
         """Plan all stages and run the trunk; with float32 where a number is too large for float16."""
@@ -152,7 +153,8 @@ class Planned:
             store=self.store,
             dtype=dtype,
             label=f"{self.model.name}, {cut.where}, {kind}",
-            **self._engine_options(precision),
+            precision=precision,
+            calibration=self._calibration,
         )
         return Activations(trunk, self.samples.keys, self.samples.load)
 
@@ -160,9 +162,8 @@ class Planned:
         """One pass over the pictures for all of these parts."""
         if not parts:
             return
-        build = partial(build_engine, **self._engine_options(self.work.precision))
-        one_pass = OnePass(self._graph, parts, self.samples.load, build=build)
-        missing = len(one_pass.missing())
+        one_pass = OnePass(self._graph, parts, self.samples.load, build=self._engine)
+        missing = self._missing = len(one_pass.missing())
         self.work.reused += len(self.samples) - missing
         if not missing:
             self.reporter.note(f"frozen part: all {len(self.samples)} activations are in the store already")
@@ -180,8 +181,8 @@ class Planned:
         if missing >= _ENOUGH_TO_MEASURE and self.work.precision == "fp32" and self.work.speed:
             remember_speed(engine.name, self.work.speed)
 
-    def _engine_options(self, precision: str) -> dict[str, Any]:
-        return {} if precision == "fp32" else {"precision": precision, "calibration": self._calibration}
+    def _engine(self, graph: FlatGraph) -> Engine:
+        return build_engine(graph, precision=self.work.precision, calibration=self._calibration, pictures=self._missing)
 
     def _calibration(self) -> list[Array]:
         return list(self.samples.load(self.samples.train[:_CALIBRATION]))
