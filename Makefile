@@ -40,7 +40,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 
 ## Measure; ROW=name measures one thing.
-bench: $(VENV)/.ready
+bench: $(VENV)/.bench-ready
 	$(BIN)/python benchmarks/run.py $(ROW)
 
 setup: $(VENV)/.ready
@@ -57,6 +57,10 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[test,lint]"
 	touch $@ $(VENV)/.demo-ready
+
+$(VENV)/.bench-ready: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	touch $@
 
 $(LOWEST)/.ready: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv $(LOWEST)

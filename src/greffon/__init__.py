@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from greffon.training.fit import fit
     from greffon.training.job import Run, train
     from greffon.training.many import fit_many
+    from greffon.training.plan import Plan, plan
     from greffon.training.trials import Trial, TrialResult
 
 # Public name -> its module. Imported on first use, so that `import greffon` stays under a few milliseconds.
@@ -32,6 +33,8 @@ _HOMES = {
     "layers": "greffon.backbone.freeze",
     "fit": "greffon.training.fit",
     "fit_many": "greffon.training.many",
+    "plan": "greffon.training.plan",
+    "Plan": "greffon.training.plan",
     "Trial": "greffon.training.trials",
     "TrialResult": "greffon.training.trials",
     "train": "greffon.training.job",
