@@ -156,6 +156,11 @@ class Recipe(Options):
     precision: Literal["fp32", "int8"] = Field(
         default="fp32", description="arithmetic of the trunk; int8: faster, compared with fp32 before it is used"
     )
+    mixed_precision: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="whether training multiplies in bfloat16 behind the trunk; auto: on a GPU. The saved model "
+        "computes in float32",
+    )
     min_agreement: float = Field(
         default=0.99,
         ge=0.0,

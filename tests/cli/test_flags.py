@@ -25,6 +25,7 @@ EXAMPLES = {
     "feature_brightness": ("0.2", 0.2),
     "precision": ("int8", "int8"),
     "min_agreement": ("0.95", 0.95),
+    "mixed_precision": ("on", "on"),
     "pool": ("grid2", "grid2"),
     "hidden": ("64", 64),
     "activation": ("gelu", "gelu"),

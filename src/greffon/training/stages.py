@@ -18,6 +18,7 @@ from greffon.frozen.feature_augment import FeatureAugment, augments_features, ch
 from greffon.frozen.trunk import DoesNotFitFloat16
 from greffon.training.feed import RowFeed
 from greffon.training.int8 import Agreement, Compared, probabilities
+from greffon.training.mixed import is_wanted, mixed_precision
 from greffon.training.planned import Planned, TrunkWork
 from greffon.training.stage_tail import StageTail, can_fill_up, xla_pays
 from greffon.training.watch import StageWatch
@@ -148,16 +149,9 @@ class Stages:
         self.reporter.stage(stage.name, index + 1, len(self.recipe.stages), table.compact())
         self._compile(stage)
         seed = self.recipe.seed + index
-        tail, feeds = self._tail_and_feeds(plan, seed)
-        keras.utils.set_random_seed(seed)
-        watch = StageWatch(stage, self.reporter, list(tail.weights))
         before = fingerprint(self.model)
-        start = time.perf_counter()
-        tail.train_on(
-            feeds["train"](), validation_data=feeds["validation"](), callbacks=[watch], epochs=stage.epochs, verbose=0,
-            steps=None,
-        )  # fmt: skip
-        seconds = time.perf_counter() - start
+        with mixed_precision(plan.cut.tail, wanted=is_wanted(self.recipe.mixed_precision)):
+            tail, watch, seconds = self._train(plan, seed)
         self._check_finite(watch)
         # Before the best weights come back: those of the first epoch could be the ones that it began with.
         proof = examine(self.model, before)
@@ -170,6 +164,18 @@ class Stages:
         return StageResult(
             stage, table, where, watch.rows, watch.best, proof, seconds, macs(plan.cut.trunk), bool(tail.jit_compile)
         )
+
+    def _train(self, plan: StagePlan, seed: int) -> tuple[StageTail, StageWatch, float]:
+        """The tail that was trained, what watched it, and the seconds that it took."""
+        tail, feeds = self._tail_and_feeds(plan, seed)
+        keras.utils.set_random_seed(seed)
+        watch = StageWatch(plan.stage, self.reporter, list(tail.weights))
+        start = time.perf_counter()
+        tail.train_on(
+            feeds["train"](), validation_data=feeds["validation"](), callbacks=[watch], epochs=plan.stage.epochs,
+            verbose=0, steps=None,
+        )  # fmt: skip
+        return tail, watch, time.perf_counter() - start
 
     def _tail_and_feeds(self, plan: StagePlan, seed: int) -> tuple[StageTail, dict[str, Any]]:
         """The tail, with XLA or without, and what makes the batches that suit it."""
