@@ -3,8 +3,9 @@
     T_naive  = E [ N (a + b) + V (a + c) ]      the frozen part in every epoch, in Keras
     T_cached = (N + V) e + E [ N b + V c ]      once, in the engine; then the tail alone
 
-a: Keras' forward pass of the frozen part, b: a training step of the tail, c: a validation step of the tail, e: the
-engine; seconds per picture. Compiling, decoding, reading and writing are left out: a limit has none of them. A ratio
+a: what the frozen part adds to a training step in Keras, and to a validation step; b: a training step of the tail, c: a
+validation step of the tail, e: the engine; seconds per picture. The first is a whole step of the model less one of its
+tail: inside `fit` the frozen layers run as they do in training, which is slower than `predict` of them alone. Compiling, decoding, reading and writing are left out: a limit has none of them. A ratio
 above it is a mistake of measurement until it is explained.
 """
 
@@ -17,16 +18,25 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds per picture."""
+    """Seconds per picture.
 
-    keras_trunk: float
+    Attributes:
+        keras_train: a training step of the whole model, in Keras.
+        keras_validation: a validation step of it.
+        engine_trunk: the frozen part, in the engine.
+        train: a training step of the tail.
+        validation: a validation step of it.
+    """
+
+    keras_train: float
+    keras_validation: float
     engine_trunk: float
     train: float
     validation: float
 
     def limit(self, epochs, train, validation):
         """The ratio that these allow."""
-        naive = epochs * (train * (self.keras_trunk + self.train) + validation * (self.keras_trunk + self.validation))
+        naive = epochs * (train * self.keras_train + validation * self.keras_validation)
         cached = (train + validation) * self.engine_trunk + epochs * (train * self.train + validation * self.validation)
         return naive / cached
 
@@ -36,25 +46,23 @@ class Parts:
 
 
 def measure_parts(model, x, *, batch, rounds=3, precision="fp32"):
-    """Measure the parts of a compiled model in turn: a, e, the tail's steps; a, e, the tail's steps; ..."""
+    """Measure the parts of a compiled model in turn: whole steps, the engine, the tail's steps; and again."""
     from greffon.frozen.cut import find_cut
-    from greffon.frozen.graph import GraphModel
 
     cut = find_cut(model)
-    trunk = GraphModel(cut.trunk)
     engine = _engine(cut, x, precision)
     steps = _Steps(model, cut, batch)
+    whole = _WholeSteps(model, x, batch)
     sample = x[: max(batch, min(len(x), 2 * batch))]
-    trunk.predict(sample[:batch], batch_size=batch, verbose=0)
     engine.run([sample[:1]])
-    steps.compile()
-    times = {"keras_trunk": [], "engine_trunk": [], "train": [], "validation": []}
+    steps.epoch()  # compiles
+    whole.epoch()
+    times = {name: [] for name in ("keras_train", "keras_validation", "engine_trunk", "train", "validation")}
     for _ in range(rounds):
-        times["keras_trunk"].append(_seconds(lambda: trunk.predict(sample, batch_size=batch, verbose=0)) / len(sample))
+        for names, work in ((("keras_train", "keras_validation"), whole), (("train", "validation"), steps)):
+            for name, seconds in zip(names, work.epoch(), strict=True):
+                times[name].append(seconds)
         times["engine_trunk"].append(_seconds(lambda: engine.run([sample])) / len(sample))
-        train, validation = steps.epoch()
-        times["train"].append(train)
-        times["validation"].append(validation)
     return Parts(**{name: statistics.median(all_) for name, all_ in times.items()})
 
 
@@ -94,25 +102,57 @@ class _Steps:
         ]
         self._tail = Tail(model, cut)
 
-    def compile(self):
-        """The first epoch."""
-        self.epoch()
+    def epoch(self):
+        """Seconds per picture of training and validation."""
+        marks = _marks()
+        feed, held_out = self._feeds
+        self._tail.train_on(feed, validation_data=held_out, callbacks=[marks], epochs=1, verbose=0, steps=None)
+        return marks.seconds(self.rows)
+
+
+class _WholeSteps:
+    """Epochs of `model.fit` itself, a few batches long."""
+
+    def __init__(self, model, x, batch):
+        import numpy as np
+
+        self.rows = (2 * batch, batch)
+        count = sum(self.rows)
+        self._model, self._batch = model, batch
+        self._x = np.resize(x, (count, *x.shape[1:]))
+        classes = model.output_shape[-1]
+        self._y = np.eye(classes, dtype="float32")[np.arange(count) % classes]
 
     def epoch(self):
         """Seconds per picture of training and validation."""
-        import keras
+        marks = _marks()
+        train, held_out = slice(None, self.rows[0]), slice(self.rows[0], None)
+        self._model.fit(
+            self._x[train], self._y[train], validation_data=(self._x[held_out], self._y[held_out]),
+            batch_size=self._batch, callbacks=[marks], verbose=0,
+        )  # fmt: skip
+        return marks.seconds(self.rows)
 
-        marks = []
 
-        class Marks(keras.callbacks.Callback):
-            def on_epoch_begin(self, epoch, logs=None):
-                marks.append(time.perf_counter())
+def _marks():
+    """A callback that notes when training and validation of an epoch begin and end."""
+    import keras
 
-            on_test_begin = lambda self, logs=None: marks.append(time.perf_counter())  # noqa: E731
-            on_epoch_end = on_epoch_begin
+    class Marks(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.at = []
 
-        self._tail.train_on(
-            self._feeds[0], validation_data=self._feeds[1], callbacks=[Marks()], epochs=1, verbose=0, steps=None
-        )
-        begun, tested, ended = marks
-        return (tested - begun) / self.rows[0], (ended - tested) / self.rows[1]
+        def on_epoch_begin(self, epoch, logs=None):
+            self.at.append(time.perf_counter())
+
+        def on_test_begin(self, logs=None):
+            self.at.append(time.perf_counter())
+
+        on_epoch_end = on_epoch_begin
+
+        def seconds(self, rows):
+            begun, tested, ended = self.at
+            return (tested - begun) / rows[0], (ended - tested) / rows[1]
+
+    return Marks()
