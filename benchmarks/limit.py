@@ -5,8 +5,9 @@
 
 a: what the frozen part adds to a training step in Keras, and to a validation step; b: a training step of the tail, c: a
 validation step of the tail, e: the engine; seconds per picture. The first is a whole step of the model less one of its
-tail: inside `fit` the frozen layers run as they do in training, which is slower than `predict` of them alone. Compiling, decoding, reading and writing are left out: a limit has none of them. A ratio
-above it is a mistake of measurement until it is explained.
+tail: inside `fit` the frozen layers run as they do in training, which is slower than `predict` of them alone.
+Compiling, decoding, reading and writing are left out: a limit has none of them. A ratio above it is a mistake of
+measurement until it is explained.
 """
 
 from __future__ import annotations
