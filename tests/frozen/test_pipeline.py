@@ -149,8 +149,16 @@ def test_the_last_chunk_may_be_the_one_that_does_not_fit():
     assert not Steps().run(write=lambda chunk, _: chunk < CHUNKS - 1)
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT interrupts, also where the tests run as a job in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="another thread cannot press Ctrl-C")
-def test_ctrl_c_keeps_what_was_computed():
+def test_ctrl_c_keeps_what_was_computed(interrupts):
     steps = Steps()
 
     def compute(chunk):
