@@ -49,6 +49,7 @@ def test_auto_means_on_an_accelerator(monkeypatch):
     assert [is_wanted(option) for option in ("auto", "on", "off")] == [False, True, False]
 
 
+@pytest.mark.large
 def test_a_whole_network_trains_and_is_saved_in_float32(tmp_path):
     from greffon.pictures.demo import demo_pictures
 

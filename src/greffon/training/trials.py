@@ -44,6 +44,12 @@ class Trial:
     Attributes:
         stage: what trains, how long, at which learning rate.
         head: what is grafted on for it; None: the model's own head.
+
+    Example:
+        >>> import greffon
+        >>> trial = greffon.Trial(greffon.Stage(name="wide", epochs=5), greffon.Head(hidden=256))
+        >>> trial.stage.name, trial.head.hidden
+        ('wide', 256)
     """
 
     stage: Stage
@@ -59,7 +65,15 @@ class TrialResult:
         history: one row per epoch: loss, accuracy, val_loss, val_accuracy.
         best: number of the epoch with the lowest validation loss; the weights are its, if the stage keeps the best.
         model: the plain Keras model of the trial's head; trials share it. `restore` gives it the trial's weights.
-        at_once: with how many others it was trained in one step.
+        at_once: how many models were trained in its step, itself counted.
+
+    Example:
+        >>> import greffon, numpy as np
+        >>> model = greffon.graft(greffon.resnet50(weights=None, input_shape=(32, 32, 3)), 2, preprocessing="none")
+        >>> x, y = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)), np.eye(2)[[0, 1] * 4]
+        >>> (result,) = greffon.fit_many(model, [greffon.Stage(epochs=2)], x, y, validation_data=(x, y), verbose=0)
+        >>> len(result.history), result.restore().output_shape
+        (2, (None, 2))
     """
 
     trial: Trial
