@@ -5,6 +5,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# From the upright picture to what a camera stores, for each EXIF orientation.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
 
 def picture(number: int, size: tuple[int, int] = (12, 10)) -> Image.Image:
     """Noise that no other number gives."""

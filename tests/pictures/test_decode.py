@@ -20,6 +20,7 @@ import zlib
 
 import numpy as np
 import pytest
+from picture_folders import STORED
 from PIL import Image, ImageFile, features
 
 from greffon.errors import DataError, InputError
@@ -28,17 +29,6 @@ from greffon.pictures.decode import MAX_PIXELS, crop_loss, decode, decode_array,
 SIZE = 32
 WIDTH, HEIGHT = 96, 64
 RULES = ("crop", "stretch", "pad")
-# From the upright picture to what a camera stores, for each EXIF orientation.
-STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def scene(width=WIDTH, height=HEIGHT, seed=0):

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from picture_folders import STORED
 from PIL import Image, JpegImagePlugin
 
 from greffon.errors import DataError, InputError
@@ -19,16 +20,6 @@ from greffon.pictures.views import ViewRequest, decode_views, decode_views_many
 SIZE = 32
 RULES = ("crop", "stretch", "pad")
 POLICIES = ("flip", "crop", "colour", "rand")
-STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def scene(width=96, height=64, seed=0):

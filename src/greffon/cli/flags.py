@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 RECIPE_GROUP = Group("Recipe", sort_key=11)
+RecipeName = Annotated[
+    str, Parameter(group=RECIPE_GROUP, help=f"{', '.join(RECIPES)} or a YAML file; the options below change it")
+]
 _GROUPS: tuple[tuple[type[Options], Group], ...] = (
     (Recipe, RECIPE_GROUP),
     (Head, Group("Head", sort_key=12)),

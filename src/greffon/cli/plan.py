@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from greffon.cli.flags import RECIPE_GROUP, RecipeFlags, apply_flags
+from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags
 from greffon.cli.output import Json, plain_table, print_json, reporter, show
-from greffon.recipe import RECIPES, load_recipe
+from greffon.recipe import load_recipe
 
 if TYPE_CHECKING:
     from greffon.training.plan import Plan
@@ -25,10 +25,7 @@ def plan(
     ] = None,
     seconds: Annotated[float, Parameter(help="to spend on measuring; more of them, and less is estimated")] = 20.0,
     json: Json = False,
-    recipe: Annotated[
-        str,
-        Parameter(group=RECIPE_GROUP, help=f"{', '.join(RECIPES)} or a YAML file; the options below change it"),
-    ] = "default",
+    recipe: RecipeName = "default",
     options: Annotated[RecipeFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Say how long each way to train would take on this machine, and which fits into a time.

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from greffon.cli.flags import RECIPE_GROUP, RecipeFlags, apply_flags
+from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags
 from greffon.cli.output import Json, print_json, reporter
-from greffon.recipe import RECIPES, load_recipe
+from greffon.recipe import load_recipe
 
 
 def train(
@@ -19,10 +19,7 @@ def train(
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="the folder RUN that is written")],
     overwrite: Annotated[bool, Parameter(negative=(), show_default=False, help="replace RUN if it exists")] = False,
     json: Json = False,
-    recipe: Annotated[
-        str,
-        Parameter(group=RECIPE_GROUP, help=f"{', '.join(RECIPES)} or a YAML file; the options below change it"),
-    ] = "default",
+    recipe: RecipeName = "default",
     options: Annotated[RecipeFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Train a classifier on a folder of pictures.

@@ -76,5 +76,9 @@ def label_agreement(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> float:
         raise InputError(
             f"scores must be two tables (pictures, classes) of one shape. Got {ours.shape}, {theirs.shape}"
         )
-    named = [scores[:, 0] > 0.5 if scores.shape[1] == 1 else scores.argmax(axis=1) for scores in (ours, theirs)]
-    return float((named[0] == named[1]).mean())
+    return float((labels(ours) == labels(theirs)).mean())
+
+
+def labels(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The class that each row of a table of scores, (pictures, classes), names; one column is divided at 0.5."""
+    return scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0.5).astype(int)

@@ -7,7 +7,7 @@ statistics, and a frozen Dropout still drops.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,13 @@ class Cut:
     def shapes(self) -> list[tuple[int | None, ...]]:
         """Shape of the activation at the cut for one picture, one per tensor."""
         return [tuple(self.trunk.specs[tensor].shape[1:]) for tensor in self.trunk.outputs]
+
+    def without_trunk(self) -> Cut:
+        """The cut at the model's inputs, where all of the graph trains."""
+        whole = replace(self.tail, nodes=(*self.trunk.nodes, *self.tail.nodes))
+        inputs = self.trunk.inputs
+        trunk, tail = self.trunk.between(inputs, inputs), whole.between(inputs, self.tail.outputs)
+        return replace(self, trunk=trunk, tail=tail)
 
     def spoiler(self) -> str | None:
         """One line about a frozen layer that ends the trunk early, and what to do; None where there is none."""

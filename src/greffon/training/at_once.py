@@ -48,17 +48,16 @@ class AtOnce:
     Args:
         tail: of a model that is compiled with the optimizer's kind; its weights are where every model starts.
         stages: one for each model; they differ in name, learning rate, epochs, patience and keep_best alone.
-        loss: of a batch, (rows, classes) each.
 
     Attributes:
         models: what became of each.
     """
 
-    def __init__(self, tail: Tail, stages: Sequence[Stage], loss: keras.losses.Loss) -> None:
+    def __init__(self, tail: Tail, stages: Sequence[Stage]) -> None:
         import tensorflow as tf
 
         self.models = [_Model(stage) for stage in stages]
-        self._tail, self._loss = tail, loss
+        self._tail = tail
         start = [keras.ops.convert_to_numpy(variable) for variable in tail.trainable_variables]
         self._weights = [keras.Variable(np.stack([value] * len(stages))) for value in start]
         self._state = tail.non_trainable_variables
@@ -111,7 +110,7 @@ class AtOnce:
             outputs, after = self._tail.stateless_call(weights, state, x, training=training)
             right = tf.equal(tf.argmax(outputs, axis=-1), tf.argmax(y, axis=-1))
             # The loss right here: Keras takes it from what the softmax was given, as long as it sees the softmax.
-            loss = self._loss(y, outputs)
+            loss = self._tail.loss(y, outputs)
             return loss, tf.reduce_sum(tf.cast(right, tf.float32)), [tf.convert_to_tensor(value) for value in after]
 
         losses, hits, after = tf.vectorized_map(one, [weight.value for weight in self._weights])

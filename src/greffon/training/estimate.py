@@ -271,8 +271,11 @@ def _trying(stage: StageFacts, work: Workload, times: Measured) -> tuple[float, 
     return (1 + (_OTHERWISE if times.xla else 1 / _OTHERWISE)) * once, 0.0
 
 
+# The trial itself is `stage_tail.xla_pays`; a plan reads these two without loading TensorFlow.
 XLA_TRIED = 30.0
-"""Seconds of a stage's steps from which on XLA is tried."""
+"""Seconds of a stage's steps from which on XLA is tried; a shorter one is over before both ways were."""
+XLA_PAYS = 0.95
+"""Share of the seconds without XLA that a step may take with it: what it saves is estimated from few steps."""
 _TRIED_STEPS = 4
 # What trying without XLA takes of what trying with it takes: most of that is compiling.
 _OTHERWISE = 0.5

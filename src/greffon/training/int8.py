@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.errors import CheckFailedError
+from greffon.frozen.agreement import label_agreement, labels
 from greffon.frozen.build import build_engine
 from greffon.training.feed import RowFeed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from greffon.frozen.cut import Cut
     from greffon.frozen.trunks import Trunks
     from greffon.training.feed import StreamFeed
@@ -42,7 +45,8 @@ class Compared:
 
     def answers(self) -> tuple[Array, Array]:
         """What the model says of each picture behind both trunks."""
-        return probabilities(self.cut, self.ours, self.rows), probabilities(self.cut, self.exact, self.rows)
+        ours, exact = probabilities(self.cut, (self.ours, self.exact), self.rows)
+        return ours, exact
 
 
 @dataclass(frozen=True)
@@ -156,23 +160,24 @@ class _Held:
         return [array[rows] for array in self._arrays]
 
 
-def probabilities(cut: Cut, source: Any, rows: Array) -> Array:
+def probabilities(cut: Cut, sources: Sequence[Any], rows: Array) -> list[Array]:
     """What a model says of some pictures, from their activations, through the tail as it is saved.
 
     Args:
         cut: of the model.
-        source: gives activations by row.
+        sources: each gives activations by row.
         rows: which ones.
 
     Returns:
-        float32 (rows, classes), the model's first output.
+        For each source, float32 (rows, classes), the model's first output.
     """
     engine = build_engine(cut.tail)
-    parts = [
-        engine.run([np.asarray(array, np.float32) for array in source.gather(rows[start : start + 64])])[0]
-        for start in range(0, len(rows), 64)
-    ]
-    return np.concatenate(parts)
+
+    def answers(source: Any) -> Array:
+        batches = (source.gather(rows[start : start + 64]) for start in range(0, len(rows), 64))
+        return np.concatenate([engine.run([np.asarray(array, np.float32) for array in batch])[0] for batch in batches])
+
+    return [answers(source) for source in sources]
 
 
 def one_hot(y: Any, outputs: int) -> Array | None:
@@ -195,17 +200,16 @@ def one_hot(y: Any, outputs: int) -> Array | None:
     return np.eye(outputs)[numbers.astype(int)] if numbers.min() >= 0 and numbers.max() < outputs else None
 
 
-def _labels(answers: Array) -> Array:
-    answers = answers.reshape(len(answers), -1)
-    return answers.argmax(axis=1) if answers.shape[1] > 1 else (answers[:, 0] > 0.5).astype(int)
-
-
 def _same(ours: Array, exact: Array) -> int:
-    return int((_labels(ours) == _labels(exact)).sum())
+    return round(len(ours) * label_agreement(_flat(ours), _flat(exact))) if len(ours) else 0
 
 
 def _accuracy(answers: Array, targets: Array) -> float:
-    labels = _labels(answers)
+    named = labels(_flat(answers))
     if targets.shape[1] == 1:
-        return float(np.mean((targets[:, 0] > 0.5) == labels))
-    return float(np.mean(targets[np.arange(len(targets)), labels] > 0))
+        return float(np.mean(labels(targets) == named))
+    return float(np.mean(targets[np.arange(len(targets)), named] > 0))
+
+
+def _flat(answers: Array) -> Array:
+    return answers.reshape(len(answers), -1)

@@ -20,10 +20,10 @@ from greffon.frozen.hardware import has_accelerator
 from greffon.frozen.store import ActivationStore
 from greffon.pictures.decode import decode_many, usual_workers
 from greffon.pictures.scan import read_picture
-from greffon.training.estimate import SEGMENTS, XLA_TRIED, Int8Times, Measured, SegmentTimes
+from greffon.training.estimate import SEGMENTS, XLA_PAYS, XLA_TRIED, Int8Times, Measured, SegmentTimes
 from greffon.training.feed import RowFeed
-from greffon.training.segments import MadeUp, segments_from, without_trunk
-from greffon.training.stage_tail import StageTail, can_fill_up
+from greffon.training.segments import MadeUp, segments_from
+from greffon.training.stage_tail import StageTail, can_fill_up, compile_stage
 from greffon.weights.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ _LATEST = 1.3
 _USUAL = (4.0, 1.5)
 # Seconds that XLA takes to compile a tail over those of TensorFlow's graph.
 _XLA_COMPILES = 2.7
-# Share of the other way's seconds under which a training takes XLA.
-XLA_PAYS = 0.95
 
 
 class Clock:
@@ -267,7 +265,7 @@ class _Steps:
         anatomy = self._anatomy
         stage = self._recipe.stages[-1].replace(unfreeze=anatomy.rule(segment))
         cut = anatomy.cut(stage)
-        cut = cut if cut.gains else without_trunk(cut)
+        cut = cut if cut.gains else cut.without_trunk()
         times = self._timed(segment, cut, stage, xla=bool(self.xla))
         if self.xla is None and self._is_tried(segment, stage, times):
             compiled = self._timed(segment, cut, stage, xla=True)
@@ -286,7 +284,7 @@ class _Steps:
     def _timed(self, segment: str, cut: Cut, stage: Stage, *, xla: bool) -> _StepTimes:
         batch, (train, held_out) = self._rows(segment)
         source = MadeUp(cut, self._recipe.activations, train + held_out)
-        _compile(self._anatomy.model, stage, self._recipe)
+        compile_stage(self._anatomy.model, stage, several_labels=self._recipe.head.output == "sigmoid")
         return _timed_fit(self._anatomy.model, cut, source, (batch, train, held_out), self._clock, xla=xla)
 
     def by_segment(self, trunk: dict[str, float]) -> dict[str, SegmentTimes]:
@@ -327,15 +325,6 @@ class _Steps:
         if segment == "head":  # so little work that what an epoch costs beside its steps must be seen
             return batch, (min(train, 4096), min(held_out, 1024))
         return batch, (2 * batch if segment == "last-block" else batch, batch)
-
-
-def _compile(model: keras.Model, stage: Stage, recipe: Recipe) -> None:
-    """As a stage of a training compiles it."""
-    optimizer = keras.optimizers.get({"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}})
-    several = recipe.head.output == "sigmoid"
-    kind = keras.losses.BinaryCrossentropy if several else keras.losses.CategoricalCrossentropy
-    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-    model.compile(optimizer=optimizer, loss=kind(reduction="mean_with_sample_weight"), weighted_metrics=[accuracy])
 
 
 def _timed_fit(

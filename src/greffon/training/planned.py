@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from greffon.backbone.freeze import freeze
@@ -116,14 +116,15 @@ class Planned:
     store: ActivationStore | None
     reporter: Reporter
     notes: list[str]
-    work: TrunkWork = field(default_factory=TrunkWork)
+    work: TrunkWork = field(init=False)
     _graph: FlatGraph = field(init=False, repr=False)
     _missing: int = field(init=False, repr=False, default=0)
 
-    def plans(self) -> list[StagePlan]:
-        """Plan all stages and run the trunk; with float32 where a number is too large for float16."""
-        self.work.activations, self.work.precision = self.recipe.activations, self.recipe.precision
-        plans = self._plan()
+    def __post_init__(self) -> None:
+        self.work = TrunkWork(activations=self.recipe.activations, precision=self.recipe.precision)
+
+    def filled(self, plans: list[StagePlan]) -> list[StagePlan]:
+        """Run the trunk for all stages; with float32, and plans for it, where a number is too large for float16."""
         try:
             self.fill([plan.source for plan in plans if isinstance(plan.source, Activations)])
         except DoesNotFitFloat16:
@@ -131,7 +132,7 @@ class Planned:
             self.notes.append(note)
             self.reporter.warn(note)
             self.work.activations = "float32"
-            plans = self._plan()
+            plans = self.plan()
             self.fill([plan.source for plan in plans if isinstance(plan.source, Activations)])
         return plans
 
@@ -187,7 +188,8 @@ class Planned:
     def _calibration(self) -> list[Array]:
         return list(self.samples.load(self.samples.train[:_CALIBRATION]))
 
-    def _plan(self) -> list[StagePlan]:
+    def plan(self) -> list[StagePlan]:
+        """Freeze and cut the model for every stage; nothing is computed yet."""
         plans: list[StagePlan] = []
         moved: set[int] = set()
         graph = self._graph = self._common_graph()
@@ -195,7 +197,7 @@ class Planned:
             table = freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
             cut = find_cut(self.model, graph=graph)
             if not cut.gains:
-                cut = _without_trunk(cut)
+                cut = cut.without_trunk()
             late = any(id(weight) in moved for layer in cut.trunk.layers for weight in layer.weights)
             plans.append(StagePlan(stage, table, cut, None if late else self.source(cut)))
             moved |= {id(weight) for layer in cut.tail.layers for weight in layer.weights}
@@ -208,10 +210,3 @@ class Planned:
             freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
             moving |= {id(layer) for layer in self.model.layers if layer.trainable}
         return at_even_positions(flatten(self.model), moving=lambda norm: id(norm) in moving)
-
-
-def _without_trunk(cut: Cut) -> Cut:
-    """The cut at the model's inputs: the whole graph trains."""
-    whole = replace(cut.tail, nodes=(*cut.trunk.nodes, *cut.tail.nodes))
-    inputs = cut.trunk.inputs
-    return replace(cut, trunk=cut.trunk.between(inputs, inputs), tail=whole.between(inputs, cut.tail.outputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,13 +148,6 @@ class MadeUp:
     def gather(self, rows: Any) -> list[Any]:
         """For some rows: one array of shape (rows, ...) per tensor of the cut."""
         return [array[np.asarray(rows) % self._ROWS] for array in self._arrays]
-
-
-def without_trunk(cut: Cut) -> Cut:
-    """The cut at the model's inputs, where all of the graph trains."""
-    whole = replace(cut.tail, nodes=(*cut.trunk.nodes, *cut.tail.nodes))
-    inputs = cut.trunk.inputs
-    return replace(cut, trunk=cut.trunk.between(inputs, inputs), tail=whole.between(inputs, cut.tail.outputs))
 
 
 def _segment(part: str, name: str, last_block: str) -> str:

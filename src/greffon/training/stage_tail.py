@@ -15,6 +15,7 @@ from keras.src.utils.tracking import DotNotTrackScope
 
 from greffon.frozen import remembered
 from greffon.frozen.steady import why_unsteady
+from greffon.training.estimate import XLA_PAYS, XLA_TRIED
 from greffon.training.tail import Tail
 
 if TYPE_CHECKING:
@@ -22,19 +23,28 @@ if TYPE_CHECKING:
 
     from greffon.frozen.cut import Cut
     from greffon.frozen.graph import FlatGraph
+    from greffon.recipe import Stage
 
-# XLA has to be this much faster, since what it saves is estimated from few steps.
-_WORTH_IT = 0.95
-# A stage that takes less than this without XLA is over before both ways were tried.
-_LEAST_SECONDS = 30.0
 _TIMED_STEPS = 3
+
+
+def compile_stage(model: keras.Model, stage: Stage, *, several_labels: bool) -> None:
+    """Give a model the optimizer of a stage, cross-entropy and accuracy.
+
+    Both average by weight, since a batch that XLA compiles may be filled up with pictures of weight 0.
+    """
+    options = {"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}}
+    kind = keras.losses.BinaryCrossentropy if several_labels else keras.losses.CategoricalCrossentropy
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    loss = kind(reduction="mean_with_sample_weight")
+    model.compile(optimizer=keras.optimizers.get(options), loss=loss, weighted_metrics=[accuracy])
 
 
 class StageTail(Tail):
     """A tail whose batches may hold pictures of weight 0.
 
     Args:
-        model: compiled with a loss that averages by weight (`mean_with_sample_weight`) and with weighted metrics.
+        model: compiled by `compile_stage`.
         cut: where its trunk ends.
         jit_compile: whether XLA compiles the steps.
         augment: changes the activations in training; it is no part of the model.
@@ -104,9 +114,9 @@ def xla_pays(make: Callable[[bool], Tail], feed: Callable[[bool], Any], *, steps
     before = _values(plain)
     try:
         seconds = _seconds_of_a_step(plain, feed(False))
-        if seconds * steps < _LEAST_SECONDS:
+        if seconds * steps < XLA_TRIED:
             return False
-        pays = _seconds_of_a_step(make(True), feed(True)) < _WORTH_IT * seconds
+        pays = _seconds_of_a_step(make(True), feed(True)) < XLA_PAYS * seconds
     finally:
         for variable, value in before:
             variable.assign(value)

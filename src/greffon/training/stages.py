@@ -20,7 +20,7 @@ from greffon.training.feed import RowFeed
 from greffon.training.int8 import Agreement, Compared, probabilities
 from greffon.training.mixed import is_wanted, mixed_precision
 from greffon.training.planned import Planned, TrunkWork
-from greffon.training.stage_tail import StageTail, can_fill_up, xla_pays
+from greffon.training.stage_tail import StageTail, can_fill_up, compile_stage, xla_pays
 from greffon.training.watch import StageWatch
 
 if TYPE_CHECKING:
@@ -121,8 +121,9 @@ class Stages:
             CheckFailedError: a frozen tensor moved, or one that the optimizer should have moved could not; or int8
                 agrees with fp32 on fewer pictures than the recipe asks for.
         """
-        plans = self._planned.plans()
+        plans = self._planned.plan()
         self._check_feature_augment(plans)
+        plans = self._planned.filled(plans)
         results = []
         for index, plan in enumerate(plans):
             try:
@@ -147,7 +148,7 @@ class Stages:
             if isinstance(plan.source, Activations):
                 self._planned.fill([plan.source])
         self.reporter.stage(stage.name, index + 1, len(self.recipe.stages), table.compact())
-        self._compile(stage)
+        compile_stage(self.model, stage, several_labels=self.recipe.head.output == "sigmoid")
         seed = self.recipe.seed + index
         before = fingerprint(self.model)
         with mixed_precision(plan.cut.tail, wanted=is_wanted(self.recipe.mixed_precision)):
@@ -217,17 +218,6 @@ class Stages:
         names = ", ".join(repr(plan.stage.name) for plan in others)
         self._note(f"activations are changed at random where they are pooled, so not in stage {names}")
 
-    def _compile(self, stage: Stage) -> None:
-        optimizer = keras.optimizers.get(
-            {"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}}
-        )
-        several = self.recipe.head.output == "sigmoid"
-        kind = keras.losses.BinaryCrossentropy if several else keras.losses.CategoricalCrossentropy
-        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-        # By weight, since a batch that XLA compiles may be filled up with pictures of weight 0.
-        loss = kind(reduction="mean_with_sample_weight")
-        self.model.compile(optimizer=optimizer, loss=loss, weighted_metrics=[accuracy])
-
     def _check_finite(self, watch: StageWatch) -> None:
         if not watch.not_finite:
             return
@@ -247,11 +237,10 @@ class Stages:
     def _answers(self, plan: StagePlan, source: Any) -> Array:
         """Class probabilities of the validation rows in fp32; with int8, how far its answers are from them."""
         rows = self.samples.validation
-        ours = probabilities(plan.cut, source, rows)
         if self.work.precision == "fp32" or not isinstance(source, Activations):
-            return ours
+            return probabilities(plan.cut, [source], rows)[0]
         exact = self._planned.source(plan.cut, precision="fp32")
-        answers = probabilities(plan.cut, exact, rows)
+        ours, answers = probabilities(plan.cut, (source, exact), rows)
         least = self.recipe.min_agreement
         train = Compared(plan.cut, source, exact, self.samples.train)
         self.agreement = Agreement.of(ours, answers, self.samples.targets[rows]).with_training(train, least)

@@ -25,6 +25,7 @@ from greffon.frozen.union import union
 from greffon.training.at_once import AtOnce, fits_at_once
 from greffon.training.feed import RowFeed
 from greffon.training.progress import Reporter
+from greffon.training.stage_tail import compile_stage
 from greffon.training.tail import Tail
 from greffon.training.watch import StageWatch
 
@@ -237,15 +238,16 @@ class Trials:
         first = alike[0]
         stage = first.trial.stage
         freeze(first.model, stage.unfreeze, batch_norm=stage.batch_norm)
-        loss = self._compile(first.model, stage)
+        activation = getattr(first.model.layers[-1], "activation", None)
+        compile_stage(first.model, stage, several_labels=keras.activations.serialize(activation) == "sigmoid")
         tail = Tail(first.model, first.cut)
         if len(alike) > 1 and fits_at_once(tail):
-            return self._at_once(tail, alike, loss)
+            return self._at_once(tail, alike)
         return self._in_turn(tail, alike)
 
-    def _at_once(self, tail: Tail, alike: list[_Plan], loss: Any) -> Iterable[TrialResult]:
+    def _at_once(self, tail: Tail, alike: list[_Plan]) -> Iterable[TrialResult]:
         keras.utils.set_random_seed(self.seed)
-        job = AtOnce(tail, [plan.trial.stage for plan in alike], loss)
+        job = AtOnce(tail, [plan.trial.stage for plan in alike])
         job.run(self._feed(alike[0], self.data.train, shuffle=True), self._feed(alike[0], self.data.validation))
         for plan, model in zip(alike, job.models, strict=True):
             weights = list(zip(tail.trainable_variables, model.weights, strict=True))
@@ -278,15 +280,6 @@ class Trials:
     def _feed(self, plan: _Plan, rows: Array, *, shuffle: bool = False) -> RowFeed:
         size = plan.trial.stage.batch_size
         return RowFeed(plan.source, rows=rows, y=self.data.y[rows], batch_size=size, shuffle=shuffle)
-
-    def _compile(self, model: keras.Model, stage: Stage) -> Any:
-        last = model.layers[-1]
-        several = keras.activations.serialize(getattr(last, "activation", None)) == "sigmoid"
-        loss = keras.losses.BinaryCrossentropy() if several else keras.losses.CategoricalCrossentropy()
-        options = {"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}}
-        accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-        model.compile(keras.optimizers.get(options), loss, metrics=[accuracy])
-        return loss
 
 
 def _grouped(plans: Sequence[_Plan]) -> list[list[_Plan]]:
