@@ -1,22 +1,25 @@
 """Any weight file to named arrays: by its content, never by its name, and without running anything in it.
 
-A format is one module with `NAME`, `recognises(head, path)` and `read(path)`; adding one is a line in `_FORMATS`.
+A format is one module with `NAME`, `recognises(head, path)` and the context manager `opened(path)`; adding one is a
+line in `_FORMATS`.
 """
 
 from __future__ import annotations
 
 import zipfile
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greffon.errors import WeightFileError
 from greffon.weights.read import hdf5, keras_zip, safetensors_file
-from greffon.weights.read.arrays import WeightArrays
+from greffon.weights.read.arrays import Contents, Tensor, WeightArrays
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
-__all__ = ["WeightArrays", "read"]
+__all__ = ["Contents", "Tensor", "WeightArrays", "opened", "read"]
 
 _FORMATS: tuple[ModuleType, ...] = (hdf5, keras_zip, safetensors_file)
 _HEAD_SIZE = 512
@@ -34,45 +37,77 @@ _OTHER_FILES: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def read(path: str | Path) -> WeightArrays:
-    """Read every array of a weight file, without running code and without believing what it claims.
+@contextmanager
+def opened(path: str | Path) -> Iterator[Contents]:
+    """Open a weight file and say what is in it, without running code and without believing what it claims.
+
+    Names, shapes and types are read; the numbers of a tensor only when its `load()` is called.
 
     Args:
-        path: a Keras `.h5` (weights or whole model), `.weights.h5` or `.keras`, or a safetensors file; what it
-            is called does not matter.
+        path: any weight file; what it is called does not matter.
 
-    Returns:
-        The arrays by `layer/weight`, float32 in memory, and what the file tells beside them.
+    Yields:
+        The contents. Names and axes are those of the file; for files of Keras, Keras' own.
 
     Raises:
-        WeightFileError: there is no such file, it is none of these formats, is cut off, or holds what no weight
-            file needs (links to other files, claims of more data than there is).
+        WeightFileError: there is no such file, it is of no known format, is cut off, or holds what no weight
+            file needs (links to other files, code, claims of more data than there is).
+
+    Example:
+        >>> from greffon.weights.read import opened
+        >>> from greffon.weights.sets import embedded_path, weight_set
+        >>> with opened(embedded_path(weight_set("thin").file())) as contents:
+        ...     contents.tensors["conv1_conv/kernel"].shape
+        (7, 7, 3, 64)
+    """
+    path = Path(path)
+    head = _head(path)
+    module = next((it for it in _FORMATS if it.recognises(head, path)), None)
+    if module is None:
+        expected = ", ".join(it.NAME for it in _FORMATS)
+        raise WeightFileError(f"weight file {path}: expected {expected}, but {_what_else(head, path)}")
+    with ExitStack() as stack:
+        with _named(path, module.NAME):
+            contents = stack.enter_context(module.opened(path))
+            if not contents.tensors:
+                raise WeightFileError("it holds no weights")
+        yield contents
+
+
+def read(path: str | Path) -> WeightArrays:
+    """Every array of a weight file, in memory.
+
+    Args:
+        path: any weight file; what it is called does not matter.
+
+    Returns:
+        The arrays, float32, named as in the file, and what the file tells beside them.
+
+    Raises:
+        WeightFileError: as for `opened`; or a tensor is damaged.
 
     Example:
         >>> from greffon.weights.read import read
         >>> from greffon.weights.sets import embedded_path, weight_set
         >>> weights = read(embedded_path(weight_set("thin").file()))
-        >>> weights.arrays["conv1_conv/kernel"].shape
-        (7, 7, 3, 64)
+        >>> weights.arrays["conv1_conv/kernel"].dtype
+        dtype('float32')
     """
-    path = Path(path)
-    head = _head(path)
-    for module in _FORMATS:
-        if module.recognises(head, path):
-            try:
-                weights: WeightArrays = module.read(path)
-            except WeightFileError as error:
-                raise WeightFileError(f"weight file {path} ({module.NAME}): {error}") from error
-            if not weights.arrays:
-                raise WeightFileError(f"weight file {path} ({weights.format}) holds no weights")
-            return weights
-    expected = ", ".join(module.NAME for module in _FORMATS)
-    raise WeightFileError(f"weight file {path}: expected {expected}, but {_what_else(head, path)}")
+    with opened(path) as contents, _named(path, contents.format):
+        return contents.load()
+
+
+@contextmanager
+def _named(path: str | Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except WeightFileError as error:
+        raise WeightFileError(f"weight file {path} ({name}): {error}") from error
 
 
 def _head(path: Path) -> bytes:
     if path.is_dir():
-        raise WeightFileError(f"weight file {path}: expected a file, got a folder")
+        return b""
     try:
         with path.open("rb") as file:
             return file.read(_HEAD_SIZE)
@@ -81,6 +116,8 @@ def _head(path: Path) -> bytes:
 
 
 def _what_else(head: bytes, path: Path) -> str:
+    if path.is_dir():
+        return "it is a folder"
     if not head:
         return "it is empty"
     for start, what in _OTHER_FILES:

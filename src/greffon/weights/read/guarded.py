@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from greffon.errors import WeightFileError
-from greffon.weights.read.arrays import Array, numbers
+from greffon.weights.read.arrays import Array, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import BytesIO
+    from typing import BinaryIO
 
     import h5py
 
@@ -68,8 +70,8 @@ class GuardedFile:
             inner = [(f"{path}/{name}", it) for name, it in self.children(group) if isinstance(it, h5py.Group)]
             waiting.extend(reversed(inner))
 
-    def array(self, dataset: Any, name: str) -> Array:
-        """The numbers of a dataset; floating point as float32.
+    def tensor(self, dataset: Any, name: str) -> Tensor:
+        """A dataset of numbers, not read yet.
 
         Raises:
             WeightFileError: it is no dataset of numbers, lies outside the file, or is larger than the file allows.
@@ -81,13 +83,19 @@ class GuardedFile:
         _check_storage(dataset, name)
         if dataset.shape is None or dataset.dtype.kind not in "fiubV" or dataset.dtype.hasobject:
             raise WeightFileError(f"the array {name!r} holds {dataset.dtype}, expected numbers")
+        # Keras stores bfloat16 as two opaque bytes and writes the type beside them.
+        bfloat16 = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2
         elements = max(math.prod(dataset.shape), math.prod(dataset.chunks or (0,)))
         self._claim(elements * dataset.dtype.itemsize, name)
-        try:
-            values = dataset[()]
-        except OSError as error:
-            raise WeightFileError(f"the array {name!r} cannot be read, the file is damaged: {error}") from None
-        return numbers(_as_bfloat16(dataset, values), name)
+
+        def read() -> Array:
+            try:
+                values = dataset[()]
+            except OSError as error:
+                raise WeightFileError(f"the array {name!r} cannot be read, the file is damaged: {error}") from None
+            return _as_bfloat16(values) if bfloat16 else values
+
+        return Tensor(tuple(dataset.shape), "bfloat16" if bfloat16 else dataset.dtype.name, read)
 
     def strings(self, where: Any, name: str) -> list[str]:
         """A list of strings in an attribute, which Keras splits into name0, name1, ... when it is long."""
@@ -138,7 +146,7 @@ class GuardedFile:
 
 
 @contextmanager
-def opened(source: Path | BytesIO, size: int) -> Iterator[GuardedFile]:
+def guarded(source: Path | BinaryIO, size: int) -> Iterator[GuardedFile]:
     """An HDF5 file of `size` bytes, open for reading.
 
     Raises:
@@ -177,13 +185,10 @@ def _check_storage(dataset: Any, name: str) -> None:
             )
 
 
-def _as_bfloat16(dataset: Any, values: Any) -> Any:
-    """Keras stores bfloat16 as two opaque bytes and writes the type beside them."""
-    if dataset.dtype.kind != "V" or dataset.dtype.itemsize != 2:
-        return values
+def _as_bfloat16(values: Any) -> Array:
     import ml_dtypes
 
-    return values.view(ml_dtypes.bfloat16)
+    return np.asarray(values.view(ml_dtypes.bfloat16))
 
 
 def _text(value: Any) -> str:

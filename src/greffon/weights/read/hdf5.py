@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import WeightFileError
-from greffon.weights.read.guarded import GuardedFile, opened
+from greffon.weights.read.guarded import GuardedFile, guarded
 from greffon.weights.read.keras_layers import flat_configs
 from greffon.weights.read.keras_legacy import read_legacy
 from greffon.weights.read.keras_vars import read_vars
 
 if TYPE_CHECKING:
-    from io import BytesIO
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
-    from greffon.weights.read.arrays import WeightArrays
+    from greffon.weights.read.arrays import Contents
 
 NAME = "Keras HDF5"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -26,24 +28,27 @@ def recognises(head: bytes, path: Path) -> bool:
     return head.startswith(_SIGNATURE)
 
 
-def read(path: Path) -> WeightArrays:
-    """Read any of Keras' three kinds of HDF5 file.
+@contextmanager
+def opened(path: Path) -> Iterator[Contents]:
+    """Any of Keras' three kinds of HDF5 file, open for reading.
 
     Raises:
         WeightFileError: it is damaged, refused, or HDF5 of another kind.
     """
-    return read_hdf5(path, path.stat().st_size)
+    with opened_hdf5(path, path.stat().st_size) as contents:
+        yield contents
 
 
-def read_hdf5(source: Path | BytesIO, size: int, config: dict[str, Any] | None = None) -> WeightArrays:
-    """Read an HDF5 file of `size` bytes.
+@contextmanager
+def opened_hdf5(source: Path | BinaryIO, size: int, config: dict[str, Any] | None = None) -> Iterator[Contents]:
+    """An HDF5 file of `size` bytes, open for reading.
 
     Args:
-        source: the file, or its bytes.
+        source: the file, by its path or open.
         size: its length in bytes, by which what it claims is judged.
         config: the model's configuration, where it is stored elsewhere.
     """
-    with opened(source, size) as file:
+    with guarded(source, size) as file:
         if "model_weights" in file.root:
             weights = read_legacy(file, file.child(file.root, "model_weights"), "Keras whole-model HDF5")
             _add_config(file, weights)
@@ -51,10 +56,10 @@ def read_hdf5(source: Path | BytesIO, size: int, config: dict[str, Any] | None =
             weights = read_legacy(file, file.root, "Keras legacy HDF5 weights")
         else:
             weights = read_vars(file, config)
-    return weights
+        yield weights
 
 
-def _add_config(file: GuardedFile, weights: WeightArrays) -> None:
+def _add_config(file: GuardedFile, weights: Contents) -> None:
     version = file.string(file.root, "keras_version")
     if version:
         weights.metadata["keras_version"] = version

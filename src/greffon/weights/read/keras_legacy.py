@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import WeightFileError
-from greffon.weights.read.arrays import WeightArrays
+from greffon.weights.read.arrays import Contents
 
 if TYPE_CHECKING:
     from greffon.weights.read.guarded import GuardedFile
@@ -25,14 +25,14 @@ _KNOWN = ("moving_variance", "moving_mean", "kernel", "gamma", "bias", "beta", *
 _BY_PLACE = {1: ("kernel",), 2: ("kernel", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_variance")}
 
 
-def read_legacy(file: GuardedFile, group: Any, name: str) -> WeightArrays:
+def read_legacy(file: GuardedFile, group: Any, name: str) -> Contents:
     """Read the group that holds `layer_names`.
 
     Raises:
         WeightFileError: a layer or weight that the file lists is not in it.
     """
     layers = file.strings(group, "layer_names")
-    weights = WeightArrays({}, name)
+    weights = Contents({}, name)
     version = file.string(group, "keras_version")
     weights.metadata["keras_version"] = version or "1"
     all_names: list[str] = []
@@ -42,8 +42,8 @@ def read_legacy(file: GuardedFile, group: Any, name: str) -> WeightArrays:
         owners = _owners(layer, paths)
         all_names.extend(dict.fromkeys(owners) or [layer])
         for place, (path, owner) in enumerate(zip(paths, owners, strict=True)):
-            array = file.array(file.child(layer_group, path), f"{layer}/{path}")
-            weights.add(owner, _weight_name(path, place, len(paths)), array)
+            tensor = file.tensor(file.child(layer_group, path), f"{layer}/{path}")
+            weights.add(f"{owner}/{_weight_name(path, place, len(paths))}", tensor)
     weights.layer_names = tuple(all_names)
     if not layers:
         raise WeightFileError("it names no layers")

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import WeightFileError
-from greffon.weights.read.arrays import WeightArrays
+from greffon.weights.read.arrays import Contents
 from greffon.weights.read.keras_layers import flat_configs, inner_layers, layer_name, snake_case
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ _VARIABLES = {
 }
 
 
-def read_vars(file: GuardedFile, config: dict[str, Any] | None) -> WeightArrays:
+def read_vars(file: GuardedFile, config: dict[str, Any] | None) -> Contents:
     """Read every group that holds variables, the optimizer's and the metrics' left out.
 
     Raises:
         WeightFileError: there are none: this is HDF5 of another kind.
     """
-    weights = WeightArrays({}, "Keras 3 weights (HDF5)" if config is None else "Keras 3 model (.keras)")
+    weights = Contents({}, "Keras 3 weights (HDF5)" if config is None else "Keras 3 model (.keras)")
     weights.configs = flat_configs(config)
     groups = dict(_layer_groups(file))
     if not groups:
@@ -61,12 +61,12 @@ def _layer_groups(file: GuardedFile) -> Iterator[tuple[Key, Any]]:
             yield tuple(part for part in parts[:-1] if part not in _CONTAINERS), group
 
 
-def _add_layer(file: GuardedFile, weights: WeightArrays, group: Any, layer: str, kind: str) -> None:
-    arrays = {name: file.array(it, f"{layer}/{name}") for name, it in file.children(group)}
+def _add_layer(file: GuardedFile, weights: Contents, group: Any, layer: str, kind: str) -> None:
+    tensors = {name: file.tensor(it, f"{layer}/{name}") for name, it in file.children(group)}
     variables = _VARIABLES.get(kind, ())
-    for name in sorted(arrays, key=_natural):
+    for name in sorted(tensors, key=_natural):
         known = name.isdecimal() and int(name) < len(variables)
-        weights.add(layer, variables[int(name)] if known else name, arrays[name])
+        weights.add(f"{layer}/{variables[int(name)] if known else name}", tensors[name])
 
 
 def _class_of(key: Key, config: dict[str, Any] | None) -> str:
