@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 ROW ?=
+# Tests of one file share its models, so a file stays in one process.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -21,13 +23,13 @@ demo: $(VENV)/.demo-ready
 
 ## Set up and pass the tests: a sample of the fuzzing, small networks.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not large"
+	$(BIN)/python -m pytest -m "not large" $(PARALLEL)
 
 ## Everything: full counts, full-size networks, and the tests again on the lowest versions of the dependencies.
 test-all: $(VENV)/.ready $(LOWEST)/.ready
 	$(BIN)/python -m pip install --quiet jax "torch==2.13.0" || echo "JAX or PyTorch could not be installed: their tests will skip"
-	$(BIN)/python -m pytest
-	$(LOWEST_BIN)/python -m pytest -m "not large"
+	$(BIN)/python -m pytest $(PARALLEL)
+	$(LOWEST_BIN)/python -m pytest -m "not large" $(PARALLEL)
 
 ## Formatting, lint and types.
 lint: $(VENV)/.ready
