@@ -202,3 +202,69 @@ def test_a_written_split_that_is_wrong_is_refused(tmp_path):
     (tmp_path / "split.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="expected train, val or test, got 'dev'"):
         read_split(tmp_path / "split.json")
+
+
+# --- what belongs together ---
+
+
+def grouped(catalog: Catalog, group_of) -> Catalog:
+    groups = [group_of(path) for path in catalog.frame["path"]]
+    return Catalog(catalog.frame.with_columns(pl.Series("group", groups)), catalog.class_names, catalog.root)
+
+
+@given(st.lists(st.sets(st.integers(0, 59), min_size=2, max_size=8), max_size=12), st.integers(0, 5))
+def test_what_is_said_to_belong_together_is_on_one_side(sets, seed):
+    catalog = numbered(cat=30, dog=30)
+    contents = catalog.ok["hash"].to_list()
+    together = [[contents[row] for row in sorted(rows)] for rows in sets]
+    try:
+        done = split(catalog, seed=seed, together=together)
+    except DataError as error:
+        assert "belong together" in str(error) or "belongs together" in str(error)
+        return
+    sides = side_of_content(done)
+    for rows in together:
+        assert len({frozenset(sides[content]) for content in rows}) == 1
+    assert all(count > 0 for side in ("train", "val") for count in done.counts(side).values())
+
+
+def test_nothing_together_is_the_split_of_before():
+    catalog = numbered(cat=50, dog=50)
+    assert side_of_content(split(catalog, seed=3, together=[["cat1"], []])) == side_of_content(split(catalog, seed=3))
+
+
+def test_groups_in_the_catalog_stay_whole_and_near_the_share():
+    catalog = grouped(numbered(cat=60, dog=60), lambda path: f"patient {int(Path(path).stem) // 6}")
+    done = split(catalog, validation=0.2)
+    sides = done.ok.group_by("group").agg(pl.col("split").n_unique())
+    assert sides["split"].to_list() == [1] * 10
+    assert done.counts("val") == {"cat": 12, "dog": 12}
+
+
+def test_pictures_without_a_group_are_on_their_own():
+    catalog = grouped(numbered(cat=20, dog=20), lambda path: "")
+    assert side_of_content(split(catalog)) == side_of_content(split(numbered(cat=20, dog=20)))
+
+
+def test_a_class_in_one_group_cannot_be_split():
+    catalog = grouped(numbered(cat=6, dog=6), lambda path: "all cats" if "cat" in path else path)
+    with pytest.raises(DataError, match=r"cat: 6 different pictures in 6 files, all of which belong together"):
+        split(catalog)
+
+
+def test_groups_that_leave_a_side_without_a_class():
+    # Both groups hold all dogs between them, and one of them most cats.
+    catalog = grouped(numbered(cat=4, dog=2), lambda path: "b" if path in {"dog/1.png", "cat/3.png"} else "a")
+    done = split(catalog)
+    assert done.counts("val") == {"cat": 1, "dog": 1}
+    entangled = grouped(numbered(cat=2, dog=2), lambda path: {"cat/0.png": "x", "dog/0.png": "x"}.get(path, "y"))
+    assert split(entangled).counts("val") == {"cat": 1, "dog": 1}
+
+
+def test_the_order_of_the_files_does_not_matter_with_groups():
+    rows = [(f"{name}/{i}.png", f"{name}{i}", name) for name in ("cat", "dog") for i in range(30)]
+    shuffled = rows[:]
+    random.Random(4).shuffle(shuffled)
+    together = [["cat1", "dog4", "cat9"], ["dog4", "dog5"]]
+    one, other = (split(catalog_of(it), together=together) for it in (rows, shuffled))
+    assert side_of_content(one) == side_of_content(other)

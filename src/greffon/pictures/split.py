@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import xxhash
 
 from greffon.errors import DataError, InputError
 from greffon.pictures.catalog import SPLITS, Catalog, listed
+from greffon.pictures.near import groups
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 WRITTEN = ("hash", "label", "split", "path")
 """Columns of a written split."""
@@ -23,24 +25,30 @@ WRITTEN = ("hash", "label", "split", "path")
 _FORMAT = "greffon-split-1"
 
 
-def split(catalog: Catalog, *, validation: float = 0.2, seed: int = 0) -> Catalog:
+def split(
+    catalog: Catalog, *, validation: float = 0.2, seed: int = 0, together: Iterable[Sequence[str]] = ()
+) -> Catalog:
     """Give every usable picture its side: `train` or `val`, and `test` where test/ was given.
 
     A val/ that was given is kept as it is. Else a share of each class is held out: which pictures, depends on their
     content and the seed alone, so the same pictures are split alike on every machine, in any order, under any names.
-    Copies of a picture are on one side, whatever their labels.
+    What belongs together is on one side, whatever its labels: copies of a picture, pictures of one `group` (where the
+    catalog has that column: a patient, a camera, a video), and what `together` says.
 
     Args:
         catalog: with pictures that are on no side yet, or on those that their folders said.
         validation: share of each class to hold out, above 0 and under 1; at least one picture, and not the last one.
         seed: another seed, another split.
+        together: content hashes of pictures that have to be on one side, such as near-copies; sets that share a
+            picture are one.
 
     Returns:
         A catalog whose usable pictures are all on a side; its `notes` say where copies are on two given sides.
 
     Raises:
         InputError: `validation` is out of range.
-        DataError: a class has not at least one different picture for each side; the message lists the counts.
+        DataError: a class has not at least one different picture, or group, for each side; the message lists the
+            counts.
 
     Example:
         >>> import polars as pl
@@ -55,8 +63,7 @@ def split(catalog: Catalog, *, validation: float = 0.2, seed: int = 0) -> Catalo
     if not 0 < validation < 1:
         raise InputError(f"validation must be a share above 0 and under 1, got {validation!r}")
     given = bool(len(catalog.side("val")))
-    owners = {} if given else _owners(catalog)
-    sides = {} if given else _held_out(catalog, owners, validation, seed)
+    sides = {} if given else _held_out(catalog, _units(catalog, together), validation, seed)
     catalog = _assigned(catalog, sides)
     _check_both_sides(catalog, given=given)
     return replace(catalog, notes=(*catalog.notes, *_notes_on_leaks(catalog)))
@@ -178,6 +185,46 @@ def apply_split(catalog: Catalog, written: pl.DataFrame) -> Catalog:
     return _assigned(catalog, sides, anew=True)
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """Pictures that go to one side together.
+
+    Attributes:
+        contents: their hashes, in order.
+        counts: class -> different pictures of it.
+    """
+
+    contents: tuple[str, ...]
+    counts: Counter[str]
+
+    def order(self, seed: int) -> bytes:
+        """Where it stands in the row from which pictures are held out: by content and seed."""
+        return xxhash.xxh3_128_digest(f"{seed}:{self.contents[0]}".encode())
+
+
+def _units(catalog: Catalog, together: Iterable[Sequence[str]]) -> list[_Unit]:
+    """What is to be split, in parts that stay whole."""
+    owners = _owners(catalog)
+    row = {content: place for place, content in enumerate(owners)}
+    sets = [*together, *_given_groups(catalog)]
+    known = [[row[content] for content in contents if content in row] for contents in sets]
+    leader = groups(len(row), [(one, other) for rows in known for one, other in pairwise(rows)])
+    members: dict[int, list[str]] = defaultdict(list)
+    for content, place in row.items():
+        members[int(leader[place])].append(content)
+    return [
+        _Unit(tuple(sorted(contents)), Counter(owners[content] for content in contents))
+        for contents in members.values()
+    ]
+
+
+def _given_groups(catalog: Catalog) -> list[list[str]]:
+    if "group" not in catalog.frame.columns:
+        return []
+    named = _to_split(catalog).filter(pl.col("group").fill_null("") != "")
+    return [list(contents) for contents in named.group_by("group", maintain_order=True).agg("hash")["hash"]]
+
+
 def _owners(catalog: Catalog) -> dict[str, str]:
     """The class that each different picture to be split is counted in: of several labels the first."""
     place = {name: index for index, name in enumerate(catalog.class_names)}
@@ -192,27 +239,59 @@ def _to_split(catalog: Catalog) -> pl.DataFrame:
     return catalog.ok.filter(pl.col("split") != "test")
 
 
-def _held_out(catalog: Catalog, owners: Mapping[str, str], validation: float, seed: int) -> dict[str, str]:
-    """Side of each different picture."""
-    members: dict[str, list[str]] = {name: [] for name in catalog.class_names}
-    for content, label in owners.items():
-        members[label].append(content)
-    too_few = {name: len(contents) for name, contents in members.items() if len(contents) < 2}
-    if too_few:
-        counts = "\n  ".join(
-            f"{name}: {count} different picture{'s' * (count != 1)} in {catalog.counts()[name]} files"
-            for name, count in too_few.items()
-        )
+def _held_out(catalog: Catalog, units: list[_Unit], validation: float, seed: int) -> dict[str, str]:
+    """Side of each different picture: a share of every class, one unit after the other as long as it fits."""
+    counts: Counter[str] = sum((unit.counts for unit in units), Counter())
+    _check_enough(catalog, units, counts)
+    wanted = {name: min(max(1, round(validation * count)), count - 1) for name, count in counts.items()}
+    units = sorted(units, key=lambda unit: unit.order(seed))
+    held: Counter[str] = Counter()
+    taken: set[int] = set()
+    for place, unit in enumerate(units):
+        if all(held[name] + count <= wanted[name] for name, count in unit.counts.items()):
+            taken.add(place)
+            held += unit.counts
+    for name in catalog.class_names:
+        if not held[name]:  # every part with this class is larger than the share that was asked for
+            place = _smallest(units, taken, name, counts - held)
+            taken.add(place)
+            held += units[place].counts
+    sides = {False: "train", True: "val"}
+    return {content: sides[place in taken] for place, unit in enumerate(units) for content in unit.contents}
+
+
+def _smallest(units: list[_Unit], taken: set[int], name: str, left: Counter[str]) -> int:
+    """The smallest part with a class that leaves every class something to learn from."""
+    fitting = [
+        place
+        for place, unit in enumerate(units)
+        if place not in taken and unit.counts[name] and all(count < left[other] for other, count in unit.counts.items())
+    ]
+    if not fitting:
         raise DataError(
-            "every class needs at least two different pictures, one to learn from and one to validate with:\n"
-            f"  {counts}\nadd pictures, take the class away, or give val/ yourself"
+            f"the pictures of {name!r} cannot be on both sides of a split: what belongs together (copies, near-copies, "
+            "groups) leaves no part of them to hold out without taking all of a class. Add pictures, or give val/ "
+            "yourself"
         )
-    sides: dict[str, str] = {}
-    for contents in members.values():
-        ordered = sorted(contents, key=lambda content: xxhash.xxh3_128_digest(f"{seed}:{content}".encode()))
-        held = min(max(1, round(validation * len(ordered))), len(ordered) - 1)
-        sides |= dict.fromkeys(ordered[:held], "val") | dict.fromkeys(ordered[held:], "train")
-    return sides
+    return min(fitting, key=lambda place: (units[place].counts.total(), place))
+
+
+def _check_enough(catalog: Catalog, units: list[_Unit], counts: Counter[str]) -> None:
+    parts = Counter(name for unit in units for name in unit.counts)
+    too_few = [name for name in catalog.class_names if parts[name] < 2]
+    if not too_few:
+        return
+    lines = []
+    for name in too_few:
+        line = f"{name}: {counts[name]} different picture{'s' * (counts[name] != 1)} in {catalog.counts()[name]} files"
+        if counts[name] > parts[name]:
+            line += ", all of which belong together"
+        lines.append(line)
+    raise DataError(
+        "every class needs at least two different pictures, one to learn from and one to validate with:\n  "
+        + "\n  ".join(lines)
+        + "\nadd pictures, take the class away, or give val/ yourself"
+    )
 
 
 def _assigned(catalog: Catalog, sides: Mapping[str, str], *, anew: bool = False) -> Catalog:
