@@ -14,7 +14,8 @@ from PIL import Image, JpegImagePlugin
 
 from greffon.errors import DataError, InputError
 from greffon.pictures import opened, views
-from greffon.pictures.decode import DRAFT_MARGIN, decode
+from greffon.pictures.decode import decode
+from greffon.pictures.loaded import DRAFT_MARGIN
 from greffon.pictures.views import ViewRequest, decode_views, decode_views_many
 
 SIZE = 32

@@ -1,7 +1,6 @@
 """The one decoder: training, evaluation and prediction see a picture through this module and no other.
 
-A picture is laid on white where it is transparent, resized in its own colour space, converted to sRGB and turned
-upright, in this order: what costs most per pixel comes when there are few pixels left.
+How a file becomes pixels is in `loaded`; this is what others call.
 """
 
 from __future__ import annotations
@@ -12,16 +11,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image
 
 from greffon.errors import DataError, InputError
-from greffon.pictures.colour import levels_of, resizable, to_srgb
+from greffon.pictures.loaded import Loaded, loaded, upright_size
 from greffon.pictures.opened import MAX_PIXELS, Source, opened
-from greffon.pictures.resize import ResizeRule, check_rule, crop_loss, pad, plan, shrink, turn
+from greffon.pictures.resize import ResizeRule, check_rule, crop_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import BinaryIO
 
 __all__ = [
     "DECODER_VERSION",
@@ -38,10 +36,6 @@ __all__ = [
 DECODER_VERSION = "1"
 """Goes up whenever a picture may come out with other pixels; part of the key of kept activations and of a bundle."""
 
-DRAFT_MARGIN = 2
-"""JPEG is decoded at 1/2, 1/4 or 1/8 only while that leaves at least this many times the target."""
-
-_ORIENTATION = 0x0112
 _AHEAD = 4
 
 
@@ -78,16 +72,8 @@ def decode(source: Source, size: int, rule: ResizeRule) -> np.ndarray:
         (224, 224, 3)
     """
     check_rule(size, rule)
-    with opened(source) as image:
-        content = None
-        if image is not source:  # the user's own image object is neither scaled nor mended
-            content = _draft(image, size, rule)
-            _mend_transparency(image)
-        image.load()
-        profile = image.info.get("icc_profile")
-        orientation = _orientation(image)
-        width, height = content or image.size
-        return _finish(_as_inks(image), width, height, size, rule, orientation, profile)
+    with loaded(source, size, rule) as picture:
+        return picture.square(size, rule)
 
 
 def decode_array(array: np.ndarray, size: int, rule: ResizeRule) -> np.ndarray:
@@ -127,7 +113,7 @@ def decode_array(array: np.ndarray, size: int, rule: ResizeRule) -> np.ndarray:
         raise DataError(f"picture in memory: has no pixels: its shape is {array.shape}")
     pixels = array.reshape(array.shape[:2]) if grey else array
     with opened(Image.fromarray(np.ascontiguousarray(pixels))) as image:
-        return _finish(image, image.width, image.height, size, rule, 1, None)
+        return Loaded(image, image.width, image.height).square(size, rule)
 
 
 def decode_many(
@@ -182,88 +168,7 @@ def read_size(source: Source) -> tuple[int, int]:
         (640, 480)
     """
     with opened(source) as image:
-        width, height = image.size
-        # Pillow gives the size of a TIFF turned already.
-        turned = image.format != "TIFF" and _orientation(image, header_only=True) in (5, 6, 7, 8)
-        return (height, width) if turned else (width, height)
-
-
-def _finish(
-    image: Image.Image,
-    width: float,
-    height: float,
-    size: int,
-    rule: ResizeRule,
-    orientation: int,
-    profile: bytes | None,
-) -> np.ndarray:
-    levels = levels_of(image)
-    resized = shrink(image, plan(width, height, size, rule), lambda rows: resizable(rows, levels))
-    pixels = turn(np.asarray(to_srgb(resized, levels, profile)), orientation)
-    return pad(pixels, size) if rule == "pad" else np.array(pixels, order="C")
-
-
-def _draft(image: Image.Image, size: int, rule: ResizeRule) -> tuple[float, float] | None:
-    """Let a JPEG be decoded at a fraction of its size; the content's width and height then, in decoded pixels.
-
-    The fraction rounds up to whole pixels: the last row or column may reach over the picture's edge.
-    """
-    if image.format not in ("JPEG", "MPO"):
-        return None
-    wanted = plan(image.width, image.height, size, rule).size
-    drafted = image.draft(None, (DRAFT_MARGIN * wanted[0], DRAFT_MARGIN * wanted[1]))
-    return None if drafted is None else (drafted[1][2], drafted[1][3])
-
-
-def _orientation(image: Image.Image, *, header_only: bool = False) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none, or where it cannot be read: the picture still can."""
-    try:
-        if header_only and image.format == "PNG" and "exif" not in image.info:
-            return _orientation_behind_pixels(image)
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF raises nearly anything
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _orientation_behind_pixels(image: Image.Image) -> int:
-    """EXIF orientation of a PNG that keeps it after the pixels: the chunks are stepped over, not read."""
-    file: BinaryIO = image.fp  # type: ignore[attr-defined]
-    here = file.tell()
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind == b"eXIf":
-                exif = Image.Exif()
-                exif.load(file.read(length))
-                value = exif.get(_ORIENTATION, 1)
-                return value if isinstance(value, int) and 1 <= value <= 8 else 1
-            file.seek(length + 4, os.SEEK_CUR)
-    finally:
-        file.seek(here)
-    return 1
-
-
-def _mend_transparency(image: Image.Image) -> None:
-    """The transparent colour of a PNG is in the file's own bit depth, which Pillow compares with 8-bit pixels."""
-    tiles = getattr(image, "tile", None)
-    transparent = image.info.get("transparency")
-    if image.format != "PNG" or not tiles or transparent is None:
-        return
-    depth = tiles[0][3] if isinstance(tiles[0][3], str) else (tiles[0][3] or ("",))[0]
-    bits = {"1": 1, "L;2": 2, "L;4": 4}.get(depth)
-    if bits and isinstance(transparent, int) and transparent < 2**bits:
-        image.info["transparency"] = transparent * 255 // (2**bits - 1)
-    elif depth == "RGB;16B" and isinstance(transparent, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
-
-
-def _as_inks(image: Image.Image) -> Image.Image:
-    """Undo Pillow's inversion of a CMYK JPEG that no Adobe program marked: only Adobe stores inks inverted."""
-    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        return ImageChops.invert(image)
-    return image
+        return upright_size(image)
 
 
 def _in_order(

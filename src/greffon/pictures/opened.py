@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import stat
 import threading
 import warnings
 import zlib
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -17,6 +16,7 @@ from PIL import (
     BmpImagePlugin,  # noqa: F401  # importing a plugin is what makes its format known
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
@@ -27,7 +27,10 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from greffon.errors import DataError, InputError
+from greffon.errors import InputError
+from greffon.pictures.faults import AVIF_BRANDS, HEIF_BRANDS, PictureError, explained, not_a_picture
+from greffon.pictures.limits import MAX_PIXELS, Watched, check_claim, look_at_the_clock_often
+from greffon.pictures.sources.locate import is_local, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,37 +38,16 @@ if TYPE_CHECKING:
 with suppress(ImportError):  # Pillow knows AVIF since 11.3
     from PIL import AvifImagePlugin  # noqa: F401
 
-Source = str | Path | bytes | BinaryIO | Image.Image
+__all__ = ["FORMATS", "MAX_PIXELS", "Source", "name_of", "opened"]
 
-MAX_PIXELS = 120_000_000
-"""The most pixels (width times height) that are decoded: a 108-megapixel telephone passes. A small file can claim
-any size, and every pixel takes 4 bytes while it is decoded."""
+Source = str | Path | bytes | BinaryIO | Image.Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is tried, and no more: Pillow's other readers start programs (EPS) or take almost anything for a picture."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_AVIF_BRANDS = (b"avif", b"avis")
-
-_OTHER_FILES = (
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"<!doctype html", "an HTML page, as a failed download leaves it"),
-    (b"<html", "an HTML page, as a failed download leaves it"),
-    (b"<?xml", "an XML or SVG file"),
-    (b"<svg", "an SVG drawing"),
-    (b"%!ps", "a PostScript file"),
-    (b"\xff\xd8", "a JPEG file with a damaged header"),
-    (b"\x89png", "a PNG file with a damaged header"),
-    (b"gif8", "a GIF file with a damaged header"),
-    (b"riff", "a RIFF file (WebP, AVI or WAV) with a damaged header"),
-    (b"bm", "a BMP file with a damaged header"),
-    (b"ii*\x00", "a TIFF file with a damaged header"),
-    (b"mm\x00*", "a TIFF file with a damaged header"),
-    (b"version https://git-lfs", "a Git LFS pointer: the picture itself was not fetched"),
-)
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_MOST_PROFILE = 2**20  # bytes of an unpacked ICC profile in a PNG; Pillow refuses the file for a longer one
 
 
 def name_of(source: Any) -> str:
@@ -80,34 +62,28 @@ def name_of(source: Any) -> str:
 
 @contextmanager
 def opened(source: Source) -> Iterator[Image.Image]:
-    """The picture with its header read, its size within the limit; closed at the end unless it was the user's.
+    """The picture with its header read, its size within the limits; closed at the end unless it was the user's.
 
-    Every failure inside of the block, decoding included, leaves it as a `DataError` that starts with the source's
+    Every failure inside of the block, decoding included, leaves it as a `PictureError` that starts with the source's
     name; only `InputError` for a source of a wrong type and what is no `Exception` pass as they are.
     """
     name = name_of(source)
     try:
         with _pillow_is_quiet(), _image(source) as image:
-            width, height = image.size
-            if width < 1 or height < 1:
-                raise DataError(f"has no pixels: it is {width} wide and {height} high")
-            if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are decoded; scale it down"
-                )
             yield image
     except InputError:
         raise
     except Exception as error:  # Pillow's readers let through whatever a damaged file makes them stumble over
-        raise DataError(f"{name}: {_reason(error)}") from error
+        raise explained(error, name) from error
 
 
 @contextmanager
 def _image(source: Source) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
+        check_claim(source, None)
         yield source
     elif isinstance(source, (str, Path)):
-        with _open_file(Path(source)) as file, _parsed(file) as image:
+        with _open_file(source) as file, _parsed(file) as image:
             yield image
     elif isinstance(source, (bytes, bytearray, memoryview)):
         with _parsed(io.BytesIO(source)) as image:
@@ -122,12 +98,15 @@ def _image(source: Source) -> Iterator[Image.Image]:
         )
 
 
-def _open_file(path: Path) -> BinaryIO:
+def _open_file(locator: str | Path) -> BinaryIO:
+    if not is_local(locator):
+        return io.BytesIO(read_bytes(locator))
+    path = Path(locator)
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise DataError("is a folder, not a picture file")
+        raise PictureError("is a folder, not a picture file", "not a picture")
     if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
-        raise DataError("is not a regular file")
+        raise PictureError("is not a regular file", "not a picture")
     return path.open("rb")
 
 
@@ -142,45 +121,80 @@ def _seekable(stream: BinaryIO) -> BinaryIO:
     return stream
 
 
-def _parsed(file: BinaryIO) -> Image.Image:
+def _parsed(file: BinaryIO) -> ImageFile.ImageFile:
     start = file.read(64)
     if not isinstance(start, bytes):
         raise InputError("an open file must be opened in binary mode ('rb')")
     if not start:
-        raise DataError("is empty (0 bytes)")
+        raise PictureError("is empty (0 bytes)", "empty")
+    image = _recognised(file, start)
+    if image.format == "PNG":
+        image.load_end = partial(_forgiving_end, image)  # type: ignore[method-assign]
+    return image
+
+
+def _recognised(file: BinaryIO, start: bytes) -> ImageFile.ImageFile:
+    watched = Watched(file)
     try:
-        return Image.open(file, formats=_formats(start))
-    except UnidentifiedImageError:
-        mended = _without_damaged_extras(file) if start.startswith(_PNG) else None
-        if mended is None:
-            raise DataError(_what_it_is(start)) from None
-    return _parsed(mended)
+        image = Image.open(cast("BinaryIO", watched), formats=_formats(start))
+    except Exception as error:
+        mended = _without_extras(file) if start.startswith(_PNG) and not isinstance(error, PictureError) else None
+        if mended is not None:
+            return _recognised(mended, start)
+        if isinstance(error, UnidentifiedImageError):
+            raise not_a_picture(start, FORMATS, heif=_heif()) from None
+        raise
+    check_claim(image, watched.length())
+    look_at_the_clock_often(image)
+    return image
 
 
-def _without_damaged_extras(file: BinaryIO) -> BinaryIO | None:
-    """A PNG without the chunks that fail their checksum and that no pixel depends on (EXIF, texts, profiles).
+def _forgiving_end(image: ImageFile.ImageFile) -> None:
+    """What stands behind the pixels of a PNG; a text there that is too long is no reason to refuse the picture."""
+    with suppress(ValueError):
+        type(image).load_end(image)
 
-    Pillow refuses the whole file for one of these; everything else that shows pictures passes over them.
+
+def _without_extras(file: BinaryIO) -> BinaryIO | None:
+    """A PNG without the chunks that no pixel depends on and that it may have been refused for; None if there are none.
+
+    Pillow refuses the whole file for an EXIF, a text or a profile that fails its checksum, and for those that are too
+    long; everything else that shows pictures passes over them.
     """
     file.seek(0)
     content = file.read()
     kept, at = [_PNG], len(_PNG)
     while at + 12 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        kind = content[at + 4 : at + 8]
-        extra = kind[:1].islower() and kind != b"tRNS"
-        if not extra or zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(content[end - 4 : end], "big"):
+        if not _is_harmful_extra(content[at:end]):
             kept.append(content[at:end])
         at = end
     return io.BytesIO(b"".join(kept)) if sum(map(len, kept)) < min(at, len(content)) else None
 
 
+def _is_harmful_extra(chunk: bytes) -> bool:
+    kind, data = chunk[4:8], chunk[8:-4]
+    if kind in _PNG_TEXTS:
+        return True
+    if not kind[:1].islower() or kind == b"tRNS":
+        return False
+    if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+        return True
+    if kind != b"iCCP":
+        return False
+    with suppress(zlib.error):
+        unpacking = zlib.decompressobj()
+        unpacking.decompress(data[data.find(b"\0") + 2 :], _MOST_PROFILE)
+        return bool(unpacking.unconsumed_tail)
+    return False
+
+
 def _formats(start: bytes) -> tuple[str, ...]:
     if start[4:8] != b"ftyp":
         return FORMATS
-    if start[8:12] in _AVIF_BRANDS:
+    if start[8:12] in AVIF_BRANDS:
         return ("AVIF",) if "AVIF" in Image.OPEN else ()
-    if start[8:12] in _HEIF_BRANDS:
+    if start[8:12] in HEIF_BRANDS:
         # A HEIF file of the general brand may hold AVIF.
         return tuple(name for name in ("HEIF", "AVIF") if (name == "AVIF" or _heif()) and name in Image.OPEN)
     return FORMATS
@@ -194,43 +208,6 @@ def _heif() -> bool:
     except ImportError:
         return False
     return True
-
-
-def _what_it_is(start: bytes) -> str:
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and not _heif():
-        return "is a HEIC picture, which needs the package pillow-heif (pip install pillow-heif)"
-    if start[4:8] == b"ftyp" and start[8:12] in _AVIF_BRANDS and "AVIF" not in Image.OPEN:
-        return "is an AVIF picture, which needs Pillow 11.3 or later"
-    lower = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for magic, what in _OTHER_FILES:
-        if lower.startswith(magic.lower()):
-            return f"cannot be read as a picture: it looks like {what}"
-    if not any(start):
-        return "cannot be read as a picture: it begins with zeros, as a file that was never written to its end"
-    return f"is not a picture of a known format ({', '.join(FORMATS)}, AVIF, HEIC)"
-
-
-_PLAIN_WORDS: tuple[tuple[type[Exception], str], ...] = (
-    (FileNotFoundError, "there is no such file"),
-    (PermissionError, "may not be read (no permission)"),
-    (Image.DecompressionBombError, "has too many pixels"),
-    (MemoryError, "does not fit into memory"),
-)
-
-
-def _reason(error: Exception) -> str:
-    """Why a picture cannot be read, in plain words."""
-    text = " ".join(str(error).split())
-    if isinstance(error, DataError):
-        return text
-    for kind, words in _PLAIN_WORDS:
-        if isinstance(error, kind):
-            return words
-    if isinstance(error, EOFError) or "truncated" in text.lower() or "not enough" in text.lower():
-        return f"is cut short: the file ends before the picture does ({text or 'no more data'})"
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"cannot be read: {os.strerror(error.errno)}"
-    return f"is damaged and cannot be decoded ({text or type(error).__name__})"
 
 
 _quiet_lock = threading.Lock()

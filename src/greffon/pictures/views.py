@@ -16,25 +16,13 @@ import numpy as np
 
 from greffon.errors import DataError, InputError
 from greffon.pictures.augment import Draws, changed
-from greffon.pictures.colour import levels_of, resizable, to_srgb
-from greffon.pictures.decode import (
-    Source,
-    _as_inks,
-    _draft,
-    _finish,
-    _mend_transparency,
-    _orientation,
-    decode,
-    usual_workers,
-)
-from greffon.pictures.opened import opened
-from greffon.pictures.resize import Box, Plan, ResizeRule, check_rule, pad, plan, shrink, turn
+from greffon.pictures.decode import Source, decode, usual_workers
+from greffon.pictures.loaded import Loaded, loaded
+from greffon.pictures.resize import Box, ResizeRule, check_rule
 from greffon.recipe import Augment, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from PIL import Image
 
     Array = np.ndarray[Any, Any]
 
@@ -92,18 +80,10 @@ def decode_views(request: ViewRequest, size: int, rule: ResizeRule, policy: Augm
     _check(policy, request.views)
     if not any(request.views):
         return [decode(request.source, size, rule)] * len(request.views)
-    with opened(request.source) as image:
-        content = None
-        if image is not request.source:
-            content = _draft(image, size, rule)
-            _mend_transparency(image)
-        image.load()
-        profile, orientation = image.info.get("icc_profile"), _orientation(image)
-        width, height = content or image.size
-        picture = _Picture(_as_inks(image), width, height, orientation, profile)
+    with loaded(request.source, size, rule) as picture:
         itself: Array | None = None
         if 0 in request.views or policy == "flip":
-            itself = _finish(picture.image, width, height, size, rule, orientation, profile)
+            itself = picture.square(size, rule)
         return [_view(picture, itself, view, request.content, size, rule, policy) for view in request.views]
 
 
@@ -143,25 +123,6 @@ def decode_views_many(
         yield from pool.map(attempt, requests)
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A decoded file, not upright yet.
-
-    Attributes:
-        image: in the file's own mode.
-        width: of the content in decoded pixels, which may be a fraction less than the image's.
-        height: likewise.
-        orientation: EXIF, 1 to 8.
-        profile: ICC, if any.
-    """
-
-    image: Image.Image
-    width: float
-    height: float
-    orientation: int
-    profile: bytes | None
-
-
 def _check(policy: str, views: tuple[int, ...]) -> None:
     known = get_args(Augment)
     if policy not in known:
@@ -173,33 +134,17 @@ def _check(policy: str, views: tuple[int, ...]) -> None:
 
 
 def _view(
-    picture: _Picture, itself: Array | None, view: int, content: str, size: int, rule: ResizeRule, policy: Augment
+    picture: Loaded, itself: Array | None, view: int, content: str, size: int, rule: ResizeRule, policy: Augment
 ) -> Array:
     if view == 0 and itself is not None:
         return itself
     if policy == "flip" and itself is not None:
         return np.ascontiguousarray(itself[:, ::-1])
     draws = Draws(content, view, policy)
-    pixels = _cut_out(picture, draws, size, rule)
+    pixels = picture.part(_box(draws, *picture.upright, rule), size, rule)
     if draws.below("mirrored", 2):
         pixels = pixels[:, ::-1]
     return changed(np.ascontiguousarray(pixels), policy, draws)
-
-
-def _cut_out(picture: _Picture, draws: Draws, size: int, rule: ResizeRule) -> Array:
-    sideways = picture.orientation in (5, 6, 7, 8)
-    upright = (picture.height, picture.width) if sideways else (picture.width, picture.height)
-    left, top, right, bottom = _in_file(_box(draws, *upright, rule), *upright, picture.orientation)
-    resized_to = plan(right - left, bottom - top, size, rule).size
-    # Only these rows and columns are converted, and averaged where the picture is large.
-    edges = math.floor(left), math.floor(top)
-    far = min(math.ceil(right), picture.image.width), min(math.ceil(bottom), picture.image.height)
-    piece = picture.image.crop((*edges, *far))
-    levels = levels_of(picture.image)
-    what = Plan((left - edges[0], top - edges[1], right - edges[0], bottom - edges[1]), resized_to)
-    resized = shrink(piece, what, lambda rows: resizable(rows, levels))
-    pixels = turn(np.asarray(to_srgb(resized, levels, picture.profile)), picture.orientation)
-    return pad(pixels, size) if rule == "pad" else pixels
 
 
 def _box(draws: Draws, width: float, height: float, rule: ResizeRule) -> Box:
@@ -213,13 +158,3 @@ def _box(draws: Draws, width: float, height: float, rule: ResizeRule) -> Box:
     across, down = min(width, whole[0] * shares[0]), min(height, whole[1] * shares[1])
     left, top = draws.uniform("left", 0, width - across), draws.uniform("top", 0, height - down)
     return left, top, left + across, top + down
-
-
-def _in_file(box: Box, width: float, height: float, orientation: int) -> Box:
-    """A part of the upright picture in the rows and columns of its file: `turn`, undone."""
-    left, top, right, bottom = box
-    if orientation in (3, 4, 7, 8):
-        top, bottom = height - bottom, height - top
-    if orientation in (2, 3, 6, 7):
-        left, right = width - right, width - left
-    return (top, left, bottom, right) if orientation in (5, 6, 7, 8) else (left, top, right, bottom)
