@@ -1,17 +1,20 @@
-"""The catalog: one row per file of a folder of pictures, with what is known of it."""
+"""The catalog: one row per picture, wherever it is, with what is known of it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import polars as pl
 
 from greffon.errors import DataError, InputError
 from greffon.pictures.layout import Entry, natural_order, read_layout
 from greffon.pictures.scan import Scanned, scan
+from greffon.pictures.sources.locate import located
+from greffon.pictures.sources.saved import check_saved, read_saved, write_saved
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:
@@ -30,9 +33,14 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "height": pl.Int64,
     "size_bytes": pl.Int64,
 }
-"""The columns. `path` is relative to the root, with `/`; `hash` is xxh3_128 of the file's bytes, in hexadecimal;
-`split` is train, val, test or ""; `state` is ok, quarantined (named as a picture, but it cannot be read) or ignored;
-`width` and `height` are those of the upright picture, in pixels, null where there is none."""
+"""The columns. `path` is relative to the root, with `/`, or says where else the picture is (see
+`greffon.pictures.sources.locate`); `hash` is xxh3_128 of the file's bytes, in hexadecimal; `label` is the first where
+a picture has several; `split` is train, val, test or ""; `state` is ok, quarantined (named as a picture, but it cannot
+be read) or ignored; `width` and `height` are those of the upright picture, in pixels, null where there is none."""
+
+OPTIONAL: dict[str, Any] = {"labels": pl.List(pl.String), "group": pl.String, "origin": pl.String}
+"""Columns that are there where the source has them: all labels of each picture, where it may have several or none; the
+group whose pictures stay on one side of the split ("" for none); where a picture was before it became a file."""
 
 SPLITS = ("train", "val", "test", "")
 STATES = ("ok", "quarantined", "ignored")
@@ -44,9 +52,10 @@ class Catalog:
     """Pictures, their classes and their sides of the split, and whatever else lies in their folder.
 
     Attributes:
-        frame: one row per file, with the columns of `SCHEMA`; others may follow.
+        frame: one row per picture or other file, with the columns of `SCHEMA`; those of `OPTIONAL` and others may
+            follow.
         class_names: in the order of the model's outputs; natural order unless they were given.
-        root: the folder that paths are relative to.
+        root: the folder that relative paths start from.
         notes: what a user should be told, one sentence each.
 
     Raises:
@@ -110,7 +119,7 @@ class Catalog:
         frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
         catalog = cls(frame, _class_names(layout), root)
         _check_pictures(root, catalog, layout, to)
-        return replace(catalog, notes=tuple(_notes_on_copies(catalog)))
+        return replace(catalog, notes=tuple(notes_on_copies(catalog)))
 
     @property
     def ok(self) -> pl.DataFrame:
@@ -138,6 +147,61 @@ class Catalog:
         return self.ok.filter(pl.col("split") == split)
 
     @property
+    def several_labels(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return "labels" in self.frame.columns
+
+    def locators(self, rows: pl.DataFrame) -> list[str | Path]:
+        """Where the pictures of some rows are: what `decode` and `read_bytes` take.
+
+        Args:
+            rows: of `frame`.
+
+        Returns:
+            A `Path` for a file of its own on this machine; else an address or a member of an archive.
+
+        Example:
+            >>> import polars as pl
+            >>> from pathlib import Path
+            >>> from greffon.pictures.catalog import SCHEMA, Catalog
+            >>> rows = [(path, "0", "a", "", "ok", "", 8, 8, 99) for path in ("a.jpg", "a.tar::1.jpg")]
+            >>> catalog = Catalog(pl.DataFrame(rows, schema=SCHEMA, orient="row"), ("a", "b"), Path("data"))
+            >>> [str(locator) for locator in catalog.locators(catalog.ok)]
+            ['data/a.jpg', 'data/a.tar::1.jpg']
+        """
+        return [located(self.root, path) for path in rows["path"]]
+
+    def labels_of(self, rows: pl.DataFrame) -> list[list[str]]:
+        """All labels of the pictures of some rows; one each unless a picture may have several."""
+        if self.several_labels:
+            return [list(labels) for labels in rows["labels"]]
+        return [[label] for label in rows["label"]]
+
+    def targets(self, rows: pl.DataFrame) -> np.ndarray[Any, Any]:
+        """What the model should answer for the pictures of some rows.
+
+        Args:
+            rows: of `ok`.
+
+        Returns:
+            float32 (rows, classes): 1 for each label of the row's picture, else 0.
+
+        Example:
+            >>> import polars as pl
+            >>> from pathlib import Path
+            >>> from greffon.pictures.catalog import SCHEMA, Catalog
+            >>> rows = [(f"{label}.jpg", "0", label, "", "ok", "", 8, 8, 99) for label in "ba"]
+            >>> catalog = Catalog(pl.DataFrame(rows, schema=SCHEMA, orient="row"), ("a", "b"), Path("data"))
+            >>> catalog.targets(catalog.ok).tolist()
+            [[0.0, 1.0], [1.0, 0.0]]
+        """
+        places = {name: place for place, name in enumerate(self.class_names)}
+        targets = np.zeros((len(rows), len(places)), np.float32)
+        for row, labels in enumerate(self.labels_of(rows)):
+            targets[row, [places[label] for label in labels]] = 1
+        return targets
+
+    @property
     def copies(self) -> pl.DataFrame:
         """Rows of usable pictures whose bytes are also in another file, copies side by side."""
         return self.ok.filter(pl.col("hash").is_duplicated()).sort("hash", maintain_order=True)
@@ -145,7 +209,10 @@ class Catalog:
     @property
     def conflicts(self) -> pl.DataFrame:
         """Those of `copies` that are under more than one label."""
-        return self.copies.filter(pl.col("label").n_unique().over("hash") > 1)
+        label = pl.col("label")
+        if self.several_labels:
+            label = pl.col("labels").list.unique().list.sort().list.join("\n")
+        return self.copies.filter(label.n_unique().over("hash") > 1)
 
     @property
     def leaks(self) -> pl.DataFrame:
@@ -153,9 +220,11 @@ class Catalog:
         return self.copies.filter(pl.col("split").n_unique().over("hash") > 1)
 
     def counts(self, split: str | None = None) -> dict[str, int]:
-        """Usable pictures of each class, on one side or in all."""
-        labels = (self.ok if split is None else self.side(split))["label"]
-        return {name: Counter(labels.to_list())[name] for name in self.class_names}
+        """Usable pictures of each class, on one side or in all; one with several labels counts for each."""
+        counted = Counter(
+            label for labels in self.labels_of(self.ok if split is None else self.side(split)) for label in labels
+        )
+        return {name: counted[name] for name in self.class_names}
 
     def save(self, file: str | Path) -> None:
         """Write the table as Parquet or CSV, by the file's name.
@@ -163,38 +232,31 @@ class Catalog:
         Raises:
             InputError: the name ends in neither .parquet nor .csv.
         """
-        file = Path(file)
-        if _kind(file) == ".parquet":
-            self.frame.write_parquet(file)
-        else:
-            self.frame.write_csv(file)
+        write_saved(self.frame, Path(file))
 
     @classmethod
-    def load(cls, file: str | Path, *, root: str | Path | None = None) -> Self:
-        """Read a table that `save` wrote, edited or not. The pictures are not looked at.
+    def load(cls, file: str | Path, *, root: str | Path | None = None, check: bool = True) -> Self:
+        """Read a table that `save` wrote, edited or not. The pictures are not read again.
 
         Args:
-            file: Parquet or CSV.
+            file: Parquet or CSV; with commas, semicolons or tabs, as a spreadsheet wrote it.
             root: the folder that its paths are relative to; by default the one that the file lies in.
+            check: whether the files of usable pictures must be there.
 
         Raises:
             InputError: the file cannot be read.
-            DataError: columns or values are not those of a catalog.
+            DataError: columns or values are not those of a catalog, two rows are about the same picture, or files
+                are gone; the message lists them.
         """
         file = Path(file)
-        try:
-            if _kind(file) == ".parquet":
-                frame = pl.read_parquet(file)
-            else:
-                frame = pl.read_csv(file, infer_schema=False)  # all text, so that the class 001 stays 001
-                frame = frame.cast({name: kind for name, kind in SCHEMA.items() if name in frame.columns})
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise InputError(f"catalog {file} cannot be read: {error}") from error
-        texts = [name for name, kind in SCHEMA.items() if kind is pl.String and name in frame.columns]
-        frame = frame.with_columns(pl.col(texts).fill_null(""))
-        known = {"state", "label"} <= set(texts)
-        labels = frame.filter(pl.col("state") != "ignored")["label"].to_list() if known else []
-        return cls(frame, tuple(natural_order(set(labels))), Path(root) if root is not None else file.parent)
+        place = Path(root) if root is not None else file.parent
+        frame = read_saved(file, SCHEMA, OPTIONAL)
+        check_saved(frame, file, place if check else None)
+        used = frame.filter(pl.col("state") != "ignored")
+        labels = set(used["label"]) - ({""} if "labels" in frame.columns else set())
+        if "labels" in frame.columns:
+            labels |= {label for labels in used["labels"] for label in labels}
+        return cls(frame, tuple(natural_order(labels)), place)
 
 
 def match_classes(catalog: Catalog, class_names: Sequence[str], *, allow_missing: bool = False) -> Catalog:
@@ -295,7 +357,8 @@ def _why(bad: pl.DataFrame) -> str:
     return f" ({bad['path'][0]}: {bad['reason'][0]})" if len(bad) else ""
 
 
-def _notes_on_copies(catalog: Catalog) -> list[str]:
+def notes_on_copies(catalog: Catalog) -> list[str]:
+    """What to tell of usable pictures that are the same to the last byte."""
     notes = []
     copies, conflicts = catalog.copies, catalog.conflicts
     if len(copies):
@@ -318,6 +381,9 @@ def _check(frame: pl.DataFrame, class_names: tuple[str, ...]) -> None:
             raise DataError(f"a catalog has the columns {', '.join(SCHEMA)}; {name} is missing")
         if frame[name].dtype != kind:
             raise DataError(f"column {name} of a catalog must be {kind.__name__}, got {frame[name].dtype}")
+    for name, kind in OPTIONAL.items():
+        if name in frame.columns and frame[name].dtype != kind:
+            raise DataError(f"column {name} of a catalog must be {kind}, got {frame[name].dtype}")
     for column, known in (("split", SPLITS), ("state", STATES)):
         strange = set(frame[column]) - set(known)
         if strange:
@@ -327,13 +393,9 @@ def _check(frame: pl.DataFrame, class_names: tuple[str, ...]) -> None:
     if "" in used["hash"] or (used["hash"].null_count()):
         raise DataError("every usable picture of a catalog must have a hash")
     strange = set(used["label"]) - set(class_names)
+    if "labels" in frame.columns:
+        strange = {label for labels in used["labels"] for label in labels} - set(class_names)
     if strange and class_names:
         raise DataError(
             f"labels must be among the classes {listed(class_names)}, got {listed([repr(s) for s in sorted(strange)])}"
         )
-
-
-def _kind(file: Path) -> str:
-    if file.suffix not in (".parquet", ".csv"):
-        raise InputError(f"a catalog is a .parquet or .csv file, got {file.name!r}")
-    return file.suffix
