@@ -97,7 +97,7 @@ def test_many_small_claims_add_up(tmp_path):
         names = [f"kernel_{number}:0".encode() for number in range(100)]
         group.attrs["weight_names"] = np.array(names)
         for name in names:
-            group.create_dataset(name, (1 << 18,), "f8")
+            group.create_dataset(name, data=np.zeros(1 << 18), chunks=(1 << 18,), compression="gzip")
     _refused(path, "claims far more data")
 
 
@@ -118,7 +118,7 @@ def test_a_filter_that_would_load_a_plugin(tmp_path):
         creation.set_filter(31999, h5py.h5z.FLAG_OPTIONAL, ())
         space = h5py.h5s.create_simple((2, 2))
         h5py.h5d.create(_legacy(file).id, b"kernel:0", h5py.h5t.IEEE_F32LE, space, creation)
-    _refused(path, "HDF5 plugin 31999. Refused")
+    _refused(path, "plugin 31999. Refused")
 
 
 @pytest.mark.parametrize(

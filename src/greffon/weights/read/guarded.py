@@ -12,6 +12,7 @@ import numpy as np
 
 from greffon.errors import WeightFileError
 from greffon.weights.read.arrays import Array, Tensor
+from greffon.weights.read.hdf5_data import check_chunks, check_storage, check_there, needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,21 +20,27 @@ if TYPE_CHECKING:
 
     import h5py
 
-# Filters inside the HDF5 library and h5py themselves. Others would be loaded from a folder that an environment
-# variable names: code that does not belong to this program.
-_KNOWN_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 _MOST_EXPANSION = 4  # trained weights hardly compress; freshly made ones have zeros in biases
-_SMALL = 1 << 26  # bytes that any file may claim
-_MOST_OBJECTS = 200_000
+_SMALL = 1 << 23  # bytes that any file may claim
+_LARGEST_TEXT = 1 << 22  # bytes of one attribute; the configuration of a ResNet-152 has 600 kB
+_MOST_OBJECTS = 50_000  # a ResNet-152 with its optimizer has 10,000
 _DEEPEST = 64
+_PIECE = 1 << 20
+_HEAP = b"GCOL\x01"  # how the place of texts of any length begins; 3 bytes later its size follows
+# What h5py raises where the bytes of a file make no sense.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 class GuardedFile:
     """Read access to an open HDF5 file in which only plain groups, datasets and attributes exist."""
 
-    def __init__(self, file: h5py.File, size: int) -> None:
+    def __init__(self, file: h5py.File, source: Path | BinaryIO, size: int) -> None:
         self.root: Any = file
+        self._source = source
+        self._size = size
         self._left = _MOST_EXPANSION * size + _SMALL
+        self._objects = 0
+        self._heap: int | None = None
 
     def child(self, group: Any, path: str) -> Any:
         """The object at a path below a group, one plain link after the other.
@@ -47,6 +54,7 @@ class GuardedFile:
 
     def children(self, group: Any) -> Iterator[tuple[str, Any]]:
         """Name and object of everything directly in a group, by name."""
+        self._count(0, len(group))
         for name in group:
             yield name, self._follow(group, name)
 
@@ -63,7 +71,7 @@ class GuardedFile:
         while waiting:
             path, group = waiting.pop()
             address = h5py.h5o.get_info(group.id).addr
-            if address in seen or len(seen) > _MOST_OBJECTS or path.count("/") > _DEEPEST:
+            if address in seen or path.count("/") > _DEEPEST:
                 raise WeightFileError("its groups contain each other or are too many for a weight file")
             seen.add(address)
             yield path, group
@@ -80,50 +88,88 @@ class GuardedFile:
 
         if not isinstance(dataset, h5py.Dataset):
             raise WeightFileError(f"{name!r} is not an array")
-        _check_storage(dataset, name)
-        if dataset.shape is None or dataset.dtype.kind not in "fiubV" or dataset.dtype.hasobject:
-            raise WeightFileError(f"the array {name!r} holds {dataset.dtype}, expected numbers")
+        check_storage(dataset, name)
+        dtype = dataset.dtype
         # Keras stores bfloat16 as two opaque bytes and writes the type beside them.
-        bfloat16 = dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2
-        elements = max(math.prod(dataset.shape), math.prod(dataset.chunks or (0,)))
-        self._claim(elements * dataset.dtype.itemsize, name)
+        bfloat16 = dtype.kind == "V" and dtype.itemsize == 2 and dtype.fields is None and dtype.subdtype is None
+        if dataset.shape is None or not (dtype.kind in "fiub" or bfloat16):
+            raise WeightFileError(f"the array {name!r} holds {dtype}, expected numbers")
+        self._claim(needed(dataset), name)
+        check_there(dataset, name)
 
         def read() -> Array:
-            try:
+            with told_as(f"the array {name!r} cannot be read, the file is damaged"):
+                check_chunks(dataset, name, self._size)
                 values = dataset[()]
-            except OSError as error:
-                raise WeightFileError(f"the array {name!r} cannot be read, the file is damaged: {error}") from None
-            return _as_bfloat16(values) if bfloat16 else values
+            return _as_bfloat16(values) if bfloat16 else np.asarray(values)
 
-        return Tensor(tuple(dataset.shape), "bfloat16" if bfloat16 else dataset.dtype.name, read)
+        return Tensor(tuple(dataset.shape), "bfloat16" if bfloat16 else dtype.name, read)
 
     def strings(self, where: Any, name: str) -> list[str]:
-        """A list of strings in an attribute, which Keras splits into name0, name1, ... when it is long."""
+        """A list of strings in an attribute, which Keras splits into name0, name1, ... when it is long.
+
+        Raises:
+            WeightFileError: it holds something else, or more than a weight file needs.
+        """
         if name in where.attrs:
-            return [_text(value) for value in self._attribute(where, name)]
+            return self._attribute(where, name)
         parts: list[str] = []
         number = 0
         while f"{name}{number}" in where.attrs:
-            parts.extend(_text(value) for value in self._attribute(where, f"{name}{number}"))
+            parts.extend(self._attribute(where, f"{name}{number}"))
             number += 1
         return parts
 
     def string(self, where: Any, name: str) -> str | None:
-        """A string in an attribute, or None."""
-        return _text(self._attribute(where, name)) if name in where.attrs else None
+        """A string in an attribute, or None.
 
-    def _attribute(self, where: Any, name: str) -> Any:
+        Raises:
+            WeightFileError: it holds something else, or more than a weight file needs.
+        """
+        if name not in where.attrs:
+            return None
+        texts = self._attribute(where, name)
+        return texts[0] if len(texts) == 1 else None
+
+    def _attribute(self, where: Any, name: str) -> list[str]:
         import h5py
 
         attribute = h5py.h5a.open(where.id, name.encode())
-        self._claim(math.prod(attribute.shape or ()) * attribute.dtype.itemsize, name)
-        return where.attrs[name]
+        count = math.prod(attribute.shape) if attribute.shape is not None else 0
+        if count == 0:
+            return []
+        text = h5py.check_string_dtype(attribute.dtype)
+        if text is None:
+            raise WeightFileError(f"the attribute {name!r} holds {attribute.dtype}, expected text")
+        self._count(count)
+        longest = self._longest_text(count) if text.length is None else text.length
+        if longest > _LARGEST_TEXT:
+            raise WeightFileError(
+                f"the attribute {name!r} holds {longest:,} bytes, far more than a model needs. Refused"
+            )
+        self._claim(count * longest, name)
+        texts = [it.decode("utf-8") if isinstance(it, bytes) else str(it) for it in np.ravel(where.attrs[name])]
+        self._left += count * longest - sum(map(len, texts))  # now it is known
+        return texts
+
+    def _longest_text(self, count: int) -> int:
+        """The most bytes that one text of any length can have.
+
+        An attribute holds only references to such texts, and any number of them may mean the same one, so a small
+        file can claim any amount of memory.
+        """
+        if count * self._size <= _LARGEST_TEXT:
+            return self._size
+        if self._heap is None:
+            self._heap = _largest_heap(self._source, self._size)
+        return self._heap
 
     def _follow(self, group: Any, name: str) -> Any:
         import h5py
 
         if not isinstance(group, h5py.Group):
             raise WeightFileError(f"{name!r} is expected in a group, but there is an array")
+        self._count(1)
         try:
             link = group.get(name, getlink=True)
         except TypeError:  # a class of links that h5py does not know
@@ -144,6 +190,12 @@ class GuardedFile:
                 f"it claims far more data than its size can hold (at {name!r}). Refused: it could fill the memory"
             )
 
+    def _count(self, objects: int, ahead: int = 0) -> None:
+        """Every name that is looked at takes time: no file may ask for hours."""
+        self._objects += objects
+        if self._objects + ahead > _MOST_OBJECTS:
+            raise WeightFileError(f"it names more than {_MOST_OBJECTS:,} things, too many for a weight file. Refused")
+
 
 @contextmanager
 def guarded(source: Path | BinaryIO, size: int) -> Iterator[GuardedFile]:
@@ -157,42 +209,44 @@ def guarded(source: Path | BinaryIO, size: int) -> Iterator[GuardedFile]:
     try:
         # Not locked: read-only and network folders refuse locks, and nothing is written.
         file = h5py.File(source, "r", locking=False) if isinstance(source, Path) else h5py.File(source, "r")
-    except OSError as error:
+    except _DAMAGE as error:
         raise WeightFileError(_damage(str(error))) from None
     with file:
-        try:
-            yield GuardedFile(file, size)
-        except (OSError, RuntimeError, KeyError, ValueError, RecursionError) as error:
-            if isinstance(error, WeightFileError):
-                raise
-            raise WeightFileError(f"the file is damaged: {error}") from None
+        yield GuardedFile(file, source, size)
 
 
-def _check_storage(dataset: Any, name: str) -> None:
-    import h5py
+@contextmanager
+def told_as(what: str) -> Iterator[None]:
+    """Tell what HDF5 and Python raise on senseless bytes as a `WeightFileError` that begins with `what`."""
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, WeightFileError):
+            raise
+        raise WeightFileError(f"{what}: {error}") from None
 
-    creation = dataset.id.get_create_plist()
-    if creation.get_layout() == h5py.h5d.VIRTUAL or creation.get_external_count():
-        raise WeightFileError(
-            f"the array {name!r} lies in another file. Refused: it could read other files of this machine"
-        )
-    for number in range(creation.get_nfilters()):
-        code = creation.get_filter(number)[0]
-        if code not in _KNOWN_FILTERS:
-            raise WeightFileError(
-                f"the array {name!r} needs the HDF5 plugin {code}. Refused: plugins are code; known are "
-                + ", ".join(_KNOWN_FILTERS.values())
-            )
+
+def _largest_heap(source: Path | BinaryIO, size: int) -> int:
+    """The size of the largest place for texts in the file: none of its texts is longer."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return _largest_heap(file, size)
+    largest, before = 0, b""
+    source.seek(0)
+    for start in range(0, size, _PIECE):
+        piece = before + source.read(_PIECE)
+        for found in re.finditer(_HEAP, piece):
+            heap = int.from_bytes(piece[found.start() + 8 : found.start() + 16], "little")
+            if heap <= size - start + len(before) - found.start():  # else it would end behind the file
+                largest = max(largest, heap)
+        before = piece[-15:]
+    return largest
 
 
 def _as_bfloat16(values: Any) -> Array:
     import ml_dtypes
 
-    return np.asarray(values.view(ml_dtypes.bfloat16))
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    return np.asarray(np.asarray(values).view(ml_dtypes.bfloat16))
 
 
 def _damage(reason: str) -> str:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import WeightFileError
-from greffon.weights.read.guarded import GuardedFile, guarded
+from greffon.weights.read.guarded import GuardedFile, guarded, told_as
+from greffon.weights.read.keras_kernels import in_order
 from greffon.weights.read.keras_layers import flat_configs
 from greffon.weights.read.keras_legacy import read_legacy
 from greffon.weights.read.keras_vars import read_vars
@@ -49,25 +50,31 @@ def opened_hdf5(source: Path | BinaryIO, size: int, config: dict[str, Any] | Non
         config: the model's configuration, where it is stored elsewhere.
     """
     with guarded(source, size) as file:
-        if "model_weights" in file.root:
-            weights = read_legacy(file, file.child(file.root, "model_weights"), "Keras whole-model HDF5")
-            _add_config(file, weights)
-        elif file.strings(file.root, "layer_names"):
-            weights = read_legacy(file, file.root, "Keras legacy HDF5 weights")
-        else:
-            weights = read_vars(file, config)
-        yield weights
+        with told_as("the file is damaged"):
+            contents = _contents(file, config)
+        yield contents
 
 
-def _add_config(file: GuardedFile, weights: Contents) -> None:
-    version = file.string(file.root, "keras_version")
-    if version:
-        weights.metadata["keras_version"] = version
+def _contents(file: GuardedFile, config: dict[str, Any] | None) -> Contents:
+    if "model_weights" in file.root:
+        contents = read_legacy(file, file.child(file.root, "model_weights"), "Keras whole-model HDF5")
+        _add_config(file, contents)
+    elif file.strings(file.root, "layer_names"):
+        contents = read_legacy(file, file.root, "Keras legacy HDF5 weights")
+    else:
+        return read_vars(file, config)
+    return in_order(contents)
+
+
+def _add_config(file: GuardedFile, contents: Contents) -> None:
+    for name in ("keras_version", "backend"):
+        if text := file.string(file.root, name):
+            contents.metadata[name] = text
     text = file.string(file.root, "model_config")
     if text is None:
         return
     try:
-        weights.configs.update(flat_configs(json.loads(text)))
-        weights.layer_names = tuple(dict.fromkeys([*weights.layer_names, *weights.configs]))
+        contents.configs.update(flat_configs(json.loads(text)))
+        contents.layer_names = tuple(dict.fromkeys([*contents.layer_names, *contents.configs]))
     except (ValueError, RecursionError) as error:
         raise WeightFileError(f"the model's configuration in it cannot be read as JSON: {error}") from None
