@@ -174,7 +174,7 @@ class Catalog:
     def labels_of(self, rows: pl.DataFrame) -> list[list[str]]:
         """All labels of the pictures of some rows; one each unless a picture may have several."""
         if self.several_labels:
-            return [list(labels) for labels in rows["labels"]]
+            return [list(labels) for labels in rows["labels"].to_list()]
         return [[label] for label in rows["label"]]
 
     def targets(self, rows: pl.DataFrame) -> np.ndarray[Any, Any]:
@@ -255,7 +255,7 @@ class Catalog:
         used = frame.filter(pl.col("state") != "ignored")
         labels = set(used["label"]) - ({""} if "labels" in frame.columns else set())
         if "labels" in frame.columns:
-            labels |= {label for labels in used["labels"] for label in labels}
+            labels |= {label for labels in used["labels"].to_list() for label in labels}
         return cls(frame, tuple(natural_order(labels)), place)
 
 
@@ -394,7 +394,7 @@ def _check(frame: pl.DataFrame, class_names: tuple[str, ...]) -> None:
         raise DataError("every usable picture of a catalog must have a hash")
     strange = set(used["label"]) - set(class_names)
     if "labels" in frame.columns:
-        strange = {label for labels in used["labels"] for label in labels} - set(class_names)
+        strange = {label for labels in used["labels"].to_list() for label in labels} - set(class_names)
     if strange and class_names:
         raise DataError(
             f"labels must be among the classes {listed(class_names)}, got {listed([repr(s) for s in sorted(strange)])}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from greffon.errors import DataError
-from greffon.pictures.catalog import OPTIONAL, SCHEMA, Catalog, listed, notes_on_copies
+from greffon.pictures.catalog import OPTIONAL, SCHEMA, SPLITS, Catalog, listed, notes_on_copies
 from greffon.pictures.layout import natural_order
 from greffon.pictures.scan import Scanned, scan
 from greffon.pictures.sources.locate import located
@@ -183,8 +183,8 @@ def _said(value: Any) -> str:
 
 def _class_names(rows: list[Row]) -> tuple[str, ...]:
     taken = [row for row in rows if not row.ignored]
-    given = [row for row in taken if row.split == "train"]
-    return tuple(natural_order({label for row in given or taken for label in row.labels}))
+    to_learn = [row for row in taken if row.split in ("train", "")]
+    return tuple(natural_order({label for row in to_learn or taken for label in row.labels}))
 
 
 def _check_classes(found: Found, rows: list[Row], names: tuple[str, ...]) -> None:
@@ -195,7 +195,7 @@ def _check_classes(found: Found, rows: list[Row], names: tuple[str, ...]) -> Non
             "add pictures of something else"
         )
     strange = {
-        f"{row.split or 'no side'}: {label!r}{nearest(label, names)}"
+        f"{row.split or 'train'}: {label!r}{nearest(label, names)}"
         for row in rows
         if not row.ignored
         for label in set(row.labels) - set(names)
@@ -277,8 +277,9 @@ def _check_readable(found: Found, catalog: Catalog, to: str) -> None:
         raise DataError(f"{found.name} has no picture that can be read{why}")
     if to == "evaluate":
         return
-    counts = catalog.counts("train") if len(catalog.side("train")) else catalog.counts()
-    empty = [name for name, count in counts.items() if not count]
+    to_learn = len(catalog.ok.filter(pl.col("split").is_in(["train", ""]))) > 0
+    counts = [catalog.counts(side) for side in (("train", "") if to_learn else SPLITS)]
+    empty = [name for name in catalog.class_names if not any(count[name] for count in counts)]
     if empty:
         raise DataError(
             f"every class of {found.name} must have pictures to learn from that can be read; these have none: "

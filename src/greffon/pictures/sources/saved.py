@@ -29,7 +29,7 @@ def write_saved(frame: pl.DataFrame, file: Path) -> None:
         frame.write_parquet(file)
         return
     if "labels" in frame.columns:
-        cells = [joined_labels(labels or []) for labels in frame["labels"]]
+        cells = [joined_labels(labels or []) for labels in frame["labels"].to_list()]
         frame = frame.with_columns(pl.Series("labels", cells, pl.String))
     frame.write_csv(file)
 

@@ -149,9 +149,9 @@ def _samples(archive: Path, wanted: str | None) -> tuple[list[_Sample], DataErro
 def _label(sample: _Sample, wanted: str | None, start: str) -> tuple[Any, str]:
     """What a sample says of its class, and which member says so."""
     picture = sample.picture.name if sample.picture is not None else ""
-    for extension in (wanted, "cls") if wanted else ("cls",):
-        if extension in sample.says:
-            return sample.says[extension], f"{start}{_key(picture)[0]}.{extension}"
+    extension = wanted or "cls"
+    if extension in sample.says and extension != "json":
+        return sample.says[extension], f"{start}{_key(picture)[0]}.{extension}"
     origin = f"{start}{_key(picture)[0]}.json"
     if "json" in sample.says:
         try:
