@@ -5,27 +5,55 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from greffon.weights.naming.others import what_else
+from greffon.weights.structure import DEPTHS, blocks_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from greffon.weights.match import Match
+    from greffon.weights.structure import Shape
 
-_BLOCK = re.compile(r"conv(\d+)_block(\d+)_\d_conv")
-_DEPTHS: dict[tuple[int, ...], str] = {
-    (3, 4, 6, 3): "ResNet-50",
-    (3, 4, 23, 3): "ResNet-101",
-    (3, 8, 36, 3): "ResNet-152",
-}
+_LISTED = 20  # layers in one sentence
+_HEAD_LAYERS = 8  # more than any head that is put behind a backbone has
 _PYTORCH = re.compile(r"(^|\.)(layer[1-4]|stages?|encoder|conv1|bn1|fc|downsample)(\.|/|$)")
 
 
 def likely_cause(found: Match, file: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any]) -> str:
     """One sentence: the first cause, of those seen in practice, that explains what does not fit."""
-    for cause in (_other_network, _layout, _width, _depth, _biases, _ends, _damaged):
+    for cause in (_other_network, _head_alone, _layout, _width, _depth, _biases, _ends, _damaged):
         sentence = cause(found, file, network)
         if sentence:
             return sentence
     return ""
+
+
+def left_out_note(left_out: Sequence[str], file: Mapping[str, Mapping[str, Shape]]) -> str:
+    """What to say of layers of a file that are no part of the network that was asked for.
+
+    Args:
+        left_out: the layers.
+        file: layer -> weight -> shape of all of the file.
+
+    Example:
+        >>> from greffon.weights.causes import left_out_note
+        >>> left_out_note(["predictions"], {"predictions": {"kernel": (2048, 1000), "bias": (1000,)}})
+        'This is a whole classifier with 1,000 classes: its top is left out (predictions).'
+    """
+    names = ", ".join(left_out[:_LISTED]) + (f", and {len(left_out) - _LISTED} more" * (len(left_out) > _LISTED))
+    kernel = file.get("predictions", {}).get("kernel", ())
+    if list(left_out) == ["predictions"] and kernel:
+        return f"This is a whole classifier with {kernel[-1]:,} classes: its top is left out ({names})."
+    return f"Left out, being no part of the backbone (the file's own head): {names}."
+
+
+def _head_alone(found: Match, file: Mapping[str, Mapping[str, Shape]], network: Mapping[str, Any]) -> str:
+    layers = [layer for layer, weights in file.items() if weights]
+    flat = all(len(shape) <= 2 for weights in file.values() for shape in weights.values())
+    if not layers or not flat or len(layers) > _HEAD_LAYERS or len(network) <= _HEAD_LAYERS:
+        return ""
+    many = "this is one layer" if len(layers) == 1 else f"these are {len(layers)} layers"
+    return f"{many}: a head alone ({', '.join(layers)}); the backbone's weights are in another file."
 
 
 def _other_network(found: Match, file: Mapping[str, Any], network: Mapping[str, Any]) -> str:
@@ -33,10 +61,19 @@ def _other_network(found: Match, file: Mapping[str, Any], network: Mapping[str, 
         return "the file is a ResNet V2, a different network; Greffon builds V1 and V1.5."
     if any(layer in network and layer.startswith("conv") for layer in file):
         return ""
+    if _head_alone(found, file, network):
+        return ""
     names = [f"{layer}.{weight}" if layer else weight for layer in file for weight in file[layer]]
     if any(_PYTORCH.search(name) and name.endswith((".weight", ".running_mean")) for name in names):
-        return "the names are PyTorch's; this reads files with the names of Keras."
-    return f"the file holds another network; its layers are called {_first(file)}, the network's {_first(network)}."
+        return (
+            "the names are PyTorch's, and these arrays come without translation: give the file itself "
+            "(greffon.resnet50 and greffon weights translate it)."
+        )
+    what = what_else({f"{layer}/{weight}": shape for layer in file for weight, shape in file[layer].items()})
+    looks = f"; {what}" if what.startswith("it looks") else ""
+    return (
+        f"the file holds another network; its layers are called {_first(file)}, the network's {_first(network)}{looks}."
+    )
 
 
 def _layout(found: Match, file: Mapping[str, Any], network: Mapping[str, Any]) -> str:
@@ -60,10 +97,10 @@ def _width(found: Match, file: Mapping[str, Any], network: Mapping[str, Any]) ->
 
 
 def _depth(found: Match, file: Mapping[str, Any], network: Mapping[str, Any]) -> str:
-    theirs, ours = _blocks(file), _blocks(network)
+    theirs, ours = blocks_of(file), blocks_of(network)
     if theirs == ours or not theirs:
         return ""
-    if all(there <= here for there, here in zip(theirs, ours, strict=False)) and theirs not in _DEPTHS:
+    if all(there <= here for there, here in zip(theirs, ours, strict=False)) and theirs not in DEPTHS:
         return ""  # rather a part of this network than another
     return f"the file is {_called(theirs)}, the network {_called(ours)}."
 
@@ -105,18 +142,9 @@ def _damaged(found: Match, file: Mapping[str, Any], network: Mapping[str, Any]) 
     return ""
 
 
-def _blocks(layers: Iterable[str]) -> tuple[int, ...]:
-    most: dict[int, int] = {}
-    for layer in layers:
-        place = _BLOCK.fullmatch(layer)
-        if place:
-            stage, block = int(place[1]), int(place[2])
-            most[stage] = max(most.get(stage, 0), block)
-    return tuple(most[stage] for stage in sorted(most))
-
-
 def _called(blocks: tuple[int, ...]) -> str:
-    return f"{_DEPTHS.get(blocks, 'a ResNet')} with {', '.join(map(str, blocks))} blocks"
+    name = f"ResNet-{DEPTHS[blocks]}" if blocks in DEPTHS else "a ResNet"
+    return f"{name} with {', '.join(map(str, blocks))} blocks"
 
 
 def _first(layers: Mapping[str, Any]) -> str:

@@ -7,25 +7,36 @@ where every shape agrees and no second order would do as well.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from greffon.errors import WeightFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from greffon.weights.read.arrays import Array
-
 Shape = tuple[int, ...]
 Shapes = dict[str, dict[str, Shape]]
 """Layer name -> weight name -> shape, in order."""
 
+DEPTHS: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+"""Bottleneck blocks per stage -> the number that the network is called after."""
+
 _BRANCHES = {"1": 0, "2a": 1, "2b": 2, "2c": 3}
 _OLD_BLOCK = re.compile(r"(res|bn)(\d)([a-z])(\d*)_branch(1|2[abc])")
 _OLD_ENDS = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}
+_BLOCK = re.compile(r"conv(\d+)_block(\d+)_\d_conv")
 _PLACE = re.compile(r"conv(\d+)_block(\d+)_(\d)_(?:conv|bn)")
 _STEM = re.compile(r"conv1_(?:conv|bn)")
 _NUMBERED = re.compile(r"((?:.*/)?)(?:conv2d|batch_normalization|dense)(?:_(\d+))?")
+
+
+class Shaped(Protocol):
+    """An array, a tensor of an open file, a variable."""
+
+    @property
+    def shape(self) -> Any:
+        """Its length along every axis."""
+        ...
 
 
 class Renaming(NamedTuple):
@@ -35,12 +46,84 @@ class Renaming(NamedTuple):
     note: str
 
 
-def shapes_of(arrays: Mapping[str, Array]) -> Shapes:
+def shapes_of(arrays: Mapping[str, Shaped]) -> Shapes:
     """The shapes of arrays called `layer/weight`, by layer."""
     shapes: Shapes = {}
     for name, array in arrays.items():
         layer, _, weight = name.rpartition("/")
-        shapes.setdefault(layer, {})[weight] = array.shape
+        shapes.setdefault(layer, {})[weight] = tuple(array.shape)
+    return shapes
+
+
+def blocks_of(layers: Iterable[str]) -> tuple[int, ...]:
+    """Blocks per stage, from the names of Keras' layers.
+
+    Example:
+        >>> from greffon.weights.structure import blocks_of
+        >>> blocks_of(["conv2_block1_1_conv", "conv2_block2_1_conv", "conv3_block1_1_conv"])
+        (2, 1)
+    """
+    most: dict[int, int] = {}
+    for layer in layers:
+        place = _BLOCK.fullmatch(layer)
+        if place:
+            stage, block = int(place[1]), int(place[2])
+            most[stage] = max(most.get(stage, 0), block)
+    return tuple(most[stage] for stage in sorted(most))
+
+
+def blocks_from_kernels(kernels: Iterable[Shape]) -> tuple[tuple[int, ...], int] | None:
+    """Blocks per stage and width of a bottleneck ResNet, from its kernels' shapes alone; None if it is none.
+
+    Every block has one 3x3 kernel from and to as many channels; those double from stage to stage.
+
+    Args:
+        kernels: (height, width, in, out), in any order.
+
+    Example:
+        >>> from greffon.weights.structure import blocks_from_kernels
+        >>> blocks_from_kernels([(7, 7, 3, 64), (1, 1, 64, 8), (3, 3, 8, 8), (1, 1, 8, 32), (1, 1, 64, 32)])
+        ((1,), 8)
+    """
+    kernels = [shape for shape in kernels if len(shape) == 4]
+    sides = {(shape[0], shape[1]) for shape in kernels}
+    counts: dict[int, int] = {}
+    for height, width, inwards, outwards in kernels:
+        if (height, width) == (3, 3):
+            if inwards != outwards:
+                return None
+            counts[outwards] = counts.get(outwards, 0) + 1
+    widths = sorted(counts)
+    stems = sum(shape[:2] == (7, 7) for shape in kernels)
+    if not widths or stems != 1 or sides != {(7, 7), (3, 3), (1, 1)}:
+        return None
+    doubling = all(width == widths[0] * 2**stage for stage, width in enumerate(widths))
+    if not doubling or len(kernels) != 1 + 3 * sum(counts.values()) + len(widths):
+        return None
+    return tuple(counts[width] for width in widths), widths[0]
+
+
+def network_shapes(blocks: Sequence[int], width: int, *, channels: int = 3) -> Shapes:
+    """The shapes of a ResNet without biases and classifier, its layers in the order in which Keras lists them."""
+    norms = ("gamma", "beta", "moving_mean", "moving_variance")
+    shapes: Shapes = {}
+
+    def add(name: str, kernel: Shape) -> None:
+        shapes[f"{name}_conv"] = {"kernel": kernel}
+        shapes[f"{name}_bn"] = dict.fromkeys(norms, kernel[-1:])
+
+    add("conv1", (7, 7, channels, 64))
+    inwards = 64
+    for stage, count in enumerate(blocks):
+        filters = width * 2**stage
+        for block in range(1, count + 1):
+            name = f"conv{stage + 2}_block{block}"
+            add(f"{name}_1", (1, 1, inwards, filters))
+            add(f"{name}_2", (3, 3, filters, filters))
+            if block == 1:
+                add(f"{name}_0", (1, 1, inwards, 4 * filters))
+            add(f"{name}_3", (1, 1, filters, 4 * filters))
+            inwards = 4 * filters
     return shapes
 
 
