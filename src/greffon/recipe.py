@@ -124,6 +124,11 @@ class Recipe(Options):
     validation: float = Field(
         default=0.2, gt=0.0, lt=1.0, description="share of the pictures held out, where DATA gives no val/"
     )
+    near_copies: Literal["together", "ignore"] = Field(
+        default="together",
+        description="together: pictures that are near-copies of one another (saved again, resized, cropped a little, "
+        "mirrored, in other colours) stay on one side of the split; ignore: they are not looked for",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="drives split, order, initial weights and dropout")
     activations: Literal["float16", "float32"] = Field(
         default="float16", description="how the activations of the trunk are kept"

@@ -35,6 +35,7 @@ EXAMPLES = {
     "batch_norm": ("train", "train"),
     "epochs": ("3", 3),
     "batch_size": ("16", 16),
+    "near_copies": ("ignore", "ignore"),
     "optimizer": ("adamw", "adamw"),
     "learning_rate": ("0.01", 0.01),
     "patience": ("2", 2),

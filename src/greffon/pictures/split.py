@@ -99,6 +99,11 @@ class SplitDifference:
         return "; ".join(parts) or "the same pictures"
 
 
+def to_split(catalog: Catalog) -> pl.DataFrame:
+    """Rows of the usable pictures that are not in test/: those to learn from and to validate with."""
+    return catalog.ok.filter(pl.col("split") != "test")
+
+
 def write_split(catalog: Catalog, file: str | Path) -> None:
     """Write which picture is on which side, by content, as JSON or Parquet.
 
@@ -221,7 +226,7 @@ def _units(catalog: Catalog, together: Iterable[Sequence[str]]) -> list[_Unit]:
 def _given_groups(catalog: Catalog) -> list[list[str]]:
     if "group" not in catalog.frame.columns:
         return []
-    named = _to_split(catalog).filter(pl.col("group").fill_null("") != "")
+    named = to_split(catalog).filter(pl.col("group").fill_null("") != "")
     return [list(contents) for contents in named.group_by("group", maintain_order=True).agg("hash")["hash"]]
 
 
@@ -229,14 +234,10 @@ def _owners(catalog: Catalog) -> dict[str, str]:
     """The class that each different picture to be split is counted in: of several labels the first."""
     place = {name: index for index, name in enumerate(catalog.class_names)}
     owners: dict[str, str] = {}
-    for content, label in _to_split(catalog).select("hash", "label").iter_rows():
+    for content, label in to_split(catalog).select("hash", "label").iter_rows():
         if content not in owners or place[label] < place[owners[content]]:
             owners[content] = label
     return owners
-
-
-def _to_split(catalog: Catalog) -> pl.DataFrame:
-    return catalog.ok.filter(pl.col("split") != "test")
 
 
 def _held_out(catalog: Catalog, units: list[_Unit], validation: float, seed: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.write import BundleContents, check_model, check_out, write_bundle
+from greffon.pictures.split import split
 from greffon.recipe import Recipe
 from greffon.training.progress import ConsoleReporter, Reporter, duration
 from greffon.training.start import Start, build_model, find_start
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from greffon.bundle.predict import Predictor
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
+    from greffon.training.near_copies import NearCopies
+    from greffon.training.planned import Planned
     from greffon.training.stages import StageResult, Stages
 
     Array = np.ndarray[Any, Any]
@@ -136,25 +139,52 @@ class _Job:
             self.notes.append(note)
             self.reporter.note(note)
         resize = preprocessing.resize if self.recipe.resize == "auto" else self.recipe.resize
+        store = self._store()
+        earlier, near = self._near_copies(model, catalog, resize, store)
+        catalog = self._split(catalog, near)
         samples = samples_of(
             catalog, self.recipe.image_size, resize, views=self.recipe.views, augment=self.recipe.augment
         )
         self._warn_of_flatten(model, len(samples.train))
-        stages = Stages(model, self.recipe, samples, self._store(), self.reporter, notes=self.notes)
+        stages = Stages(model, self.recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier)
         results, probabilities = stages.run()
         return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages)
 
     def _read(self, data: str | Path) -> Catalog:
         from greffon.pictures.catalog import Catalog
-        from greffon.pictures.split import split
 
         with self.reporter.bar("reading pictures", total=None) as advance:
             catalog = Catalog.from_folder(data, advance=advance)
         for what, frame in (("cannot be read and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
             if len(frame):
                 self._note(f"{len(frame)} files {what}:{_listed(frame)}")
-        catalog = split(catalog, validation=self.recipe.validation, seed=self.recipe.seed)
-        for note in catalog.notes:
+        split(catalog, validation=self.recipe.validation)  # too few pictures are found out before the trunk runs
+        return catalog
+
+    def _near_copies(
+        self, model: Any, catalog: Catalog, resize: Any, store: Any
+    ) -> tuple[Planned | None, NearCopies | None]:
+        """One pass of the trunk over all pictures, which every stage needs, and what it shows of near-copies."""
+        from greffon.backbone.parts import output_shape, split_parts
+        from greffon.training.near_copies import find_near_copies
+        from greffon.training.planned import Planned
+        from greffon.training.samples import samples_to_split
+
+        if self.recipe.near_copies == "ignore":
+            return None, None
+        pictures = samples_to_split(catalog, self.recipe.image_size, resize)
+        planned = Planned(model, self.recipe, pictures, store, self.reporter, self.notes)
+        features = planned.with_features()
+        shape = output_shape(split_parts(model).backbone[-1]) or ()
+        channels = int(shape[-1] or 1)
+        with self.reporter.bar("looking for near-copies", total=None):
+            return planned, find_near_copies(catalog, features, channels)
+
+    def _split(self, catalog: Catalog, near: NearCopies | None) -> Catalog:
+        together = near.together if near else ()
+        catalog = split(catalog, validation=self.recipe.validation, seed=self.recipe.seed, together=together)
+        sides = dict(catalog.ok.select("hash", "split").iter_rows())
+        for note in (*catalog.notes, *(near.notes(sides) if near else ())):
             self._note(note)
         counts = {side: len(catalog.side(side)) for side in ("train", "val", "test")}
         test = f"; {counts['test']} in test/ are not touched" if counts["test"] else ""

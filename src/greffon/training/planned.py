@@ -12,6 +12,7 @@ from greffon.frozen.build import build_engine
 from greffon.frozen.cost import known_speed, macs, remember_speed
 from greffon.frozen.cut import Cut, find_cut
 from greffon.frozen.even import at_even_positions
+from greffon.frozen.feature_augment import augments_features, check_pooled, is_pooled
 from greffon.frozen.graph import flatten
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
@@ -117,24 +118,49 @@ class Planned:
     reporter: Reporter
     notes: list[str]
     work: TrunkWork = field(init=False)
+    _known: int = field(init=False, repr=False, default=0)
     _graph: FlatGraph = field(init=False, repr=False)
     _missing: int = field(init=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
         self.work = TrunkWork(activations=self.recipe.activations, precision=self.recipe.precision)
 
+    def goes_on_from(self, earlier: Planned) -> None:
+        """Count an earlier pass over some of these pictures, whose activations are in the store, as part of this."""
+        self.work, self._known = earlier.work, len(earlier.samples)
+
     def filled(self, plans: list[StagePlan]) -> list[StagePlan]:
         """Run the trunk for all stages; with float32, and plans for it, where a number is too large for float16."""
+        return self._filled(plans, ())[0]
+
+    def with_features(self) -> Activations | PictureRows:
+        """Run the trunk for all stages and, in the same pass, for what the head takes; give that by row.
+
+        Nothing of the stages is kept but what is in the store.
+        """
+        plans = self.plan()
+        freeze(self.model, "none")
+        cut = find_cut(self.model, graph=self._graph)
+        return self._filled(plans, (cut,))[1][0]
+
+    def _filled(
+        self, plans: list[StagePlan], also: Sequence[Cut]
+    ) -> tuple[list[StagePlan], list[Activations | PictureRows]]:
         try:
-            self.fill([plan.source for plan in plans if isinstance(plan.source, Activations)])
+            return plans, self._fill_all(plans, also)
         except DoesNotFitFloat16:
             note = "an activation is beyond the range of float16; all are kept in float32"
             self.notes.append(note)
             self.reporter.warn(note)
             self.work.activations = "float32"
             plans = self.plan()
-            self.fill([plan.source for plan in plans if isinstance(plan.source, Activations)])
-        return plans
+            return plans, self._fill_all(plans, also)
+
+    def _fill_all(self, plans: list[StagePlan], also: Sequence[Cut]) -> list[Activations | PictureRows]:
+        more = [self.source(cut) for cut in also]
+        sources = [*(plan.source for plan in plans), *more]
+        self.fill([source for source in sources if isinstance(source, Activations)])
+        return more
 
     def source(self, cut: Cut, *, precision: str | None = None) -> Activations | PictureRows:
         """What passes a cut, by row of the samples; still to be filled.
@@ -165,12 +191,13 @@ class Planned:
             return
         one_pass = OnePass(self._graph, parts, self.samples.load, build=self._engine)
         missing = self._missing = len(one_pass.missing())
-        self.work.reused += len(self.samples) - missing
+        stored = max(len(self.samples) - missing - self._known, 0)
+        self.work.reused += stored
+        if stored:
+            which = "all " if stored == len(self.samples) else ""
+            self.reporter.note(f"frozen part: {which}{stored} activations are in the store already")
         if not missing:
-            self.reporter.note(f"frozen part: all {len(self.samples)} activations are in the store already")
             return
-        if missing < len(self.samples):
-            self.reporter.note(f"frozen part: {len(self.samples) - missing} activations are in the store already")
         start = time.perf_counter()
         with self.reporter.bar("frozen part", total=missing) as advance:
             one_pass.run(advance)
@@ -189,7 +216,11 @@ class Planned:
         return list(self.samples.load(self.samples.train[:_CALIBRATION]))
 
     def plan(self) -> list[StagePlan]:
-        """Freeze and cut the model for every stage; nothing is computed yet."""
+        """Freeze and cut the model for every stage; nothing is computed yet.
+
+        Raises:
+            InputError: pooled activations are to be changed at random, and no stage has them.
+        """
         plans: list[StagePlan] = []
         moved: set[int] = set()
         graph = self._graph = self._common_graph()
@@ -201,6 +232,9 @@ class Planned:
             late = any(id(weight) in moved for layer in cut.trunk.layers for weight in layer.weights)
             plans.append(StagePlan(stage, table, cut, None if late else self.source(cut)))
             moved |= {id(weight) for layer in cut.tail.layers for weight in layer.weights}
+        if augments_features(self.recipe) and not any(is_pooled(plan.cut.shapes) for plan in plans):
+            first = plans[0]
+            check_pooled(self.recipe, first.cut.shapes, stage=first.stage.name, where=first.cut.where)
         return plans
 
     def _common_graph(self) -> FlatGraph:

@@ -7,13 +7,14 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from greffon.errors import DataError
 from greffon.frozen.activations import fits_memory
+from greffon.pictures.split import to_split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +81,14 @@ def samples_of(catalog: Catalog, size: int, rule: ResizeRule, *, views: int = 1,
         shape=(size, size, 3),
         views=np.concatenate([itself, others], axis=1),
     )
+
+
+def samples_to_split(catalog: Catalog, size: int, rule: ResizeRule) -> Samples:
+    """All pictures that are to be split or have been, as if they were all to learn from; see `samples_of`."""
+    import polars as pl
+
+    frame = to_split(catalog).with_columns(split=pl.lit("train"))
+    return samples_of(replace(catalog, frame=frame), size, rule)
 
 
 def _rows(train: int, pictures: int, views: int) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from greffon.backbone.proof import examine, fingerprint
 from greffon.errors import CheckFailedError, InputError
 from greffon.frozen.activations import Activations
 from greffon.frozen.cost import macs
-from greffon.frozen.feature_augment import FeatureAugment, augments_features, check_pooled, is_pooled
+from greffon.frozen.feature_augment import FeatureAugment, augments_features, is_pooled
 from greffon.frozen.trunk import DoesNotFitFloat16
 from greffon.training.feed import RowFeed
 from greffon.training.int8 import Agreement, Compared, probabilities
@@ -90,6 +90,7 @@ class Stages:
         reporter: told what happens.
         notes: what the user should know afterwards.
         agreement: of int8 with fp32, where int8 was asked for and the stages have run.
+        earlier: a pass that brought these pictures' activations into the store, before they were split.
     """
 
     model: keras.Model
@@ -99,10 +100,13 @@ class Stages:
     reporter: Reporter
     notes: list[str] = field(default_factory=list)
     agreement: Agreement | None = None
+    earlier: Planned | None = None
     _planned: Planned = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._planned = Planned(self.model, self.recipe, self.samples, self.store, self.reporter, self.notes)
+        if self.earlier:
+            self._planned.goes_on_from(self.earlier)
 
     @property
     def work(self) -> TrunkWork:
@@ -122,7 +126,7 @@ class Stages:
                 agrees with fp32 on fewer pictures than the recipe asks for.
         """
         plans = self._planned.plan()
-        self._check_feature_augment(plans)
+        self._note_feature_augment(plans)
         plans = self._planned.filled(plans)
         results = []
         for index, plan in enumerate(plans):
@@ -208,13 +212,11 @@ class Stages:
             return None
         return FeatureAugment(recipe.feature_noise, recipe.feature_brightness, seed)
 
-    def _check_feature_augment(self, plans: list[StagePlan]) -> None:
-        """Pooled activations are changed in the stages that have them; there has to be one."""
+    def _note_feature_augment(self, plans: list[StagePlan]) -> None:
+        """Pooled activations are changed in the stages that have them."""
         others = [plan for plan in plans if not is_pooled(plan.cut.shapes)]
         if not augments_features(self.recipe) or not others:
             return
-        if len(others) == len(plans):
-            check_pooled(self.recipe, plans[0].cut.shapes, stage=plans[0].stage.name, where=plans[0].cut.where)
         names = ", ".join(repr(plan.stage.name) for plan in others)
         self._note(f"activations are changed at random where they are pooled, so not in stage {names}")
 

@@ -1,0 +1,116 @@
+"""Near-copies among the pictures of a training, which have to be on one side of the split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from greffon.pictures.near import THUMBNAIL, NearPair, groups, near_duplicates
+from greffon.pictures.split import to_split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from greffon.frozen.activations import Activations
+    from greffon.pictures.catalog import Catalog
+    from greffon.training.samples import PictureRows
+
+    Array = np.ndarray[Any, Any]
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class NearCopies:
+    """What was found.
+
+    Attributes:
+        paths: of the pictures that were compared.
+        hashes: of their content.
+        labels: of them.
+        pairs: rows of those lists that are near-copies; exact copies are not among them.
+    """
+
+    paths: Sequence[str]
+    hashes: Sequence[str]
+    labels: Sequence[str]
+    pairs: Sequence[NearPair]
+
+    @property
+    def together(self) -> list[list[str]]:
+        """Content hashes of the pictures that belong on one side."""
+        rows_of_pairs = [(pair.first, pair.second) for pair in self.pairs]
+        leader = groups(len(self.paths), rows_of_pairs)
+        rows = sorted({row for pair in rows_of_pairs for row in pair})
+        found: dict[int, list[str]] = {}
+        for row in rows:
+            found.setdefault(int(leader[row]), []).append(self.hashes[row])
+        return list(found.values())
+
+    def notes(self, sides: dict[str, str]) -> list[str]:
+        """What a user should be told, one sentence each.
+
+        Args:
+            sides: content hash -> side of the split.
+        """
+        if not self.pairs:
+            return []
+        torn = [pair for pair in self.pairs if len({sides[self.hashes[row]] for row in pair[:2]}) > 1]
+        mixed = [pair for pair in self.pairs if self.labels[pair.first] != self.labels[pair.second]]
+        found = f"{len(self.pairs)} pairs of pictures are near-copies (resized, cropped, mirrored, recoloured)"
+        if torn:
+            told = [f"{found}; {len(torn)} of them are on two sides of the split, so the scores will be too good: "
+                    f"{self._shown(torn)}"]  # fmt: skip
+        else:
+            told = [f"{found}; they stay on one side of the split: {self._shown(self.pairs)}"]
+        if mixed:
+            told.append(f"{len(mixed)} pairs of near-copies are under two labels: {self._shown(mixed)}")
+        return told
+
+    def _shown(self, pairs: Sequence[NearPair]) -> str:
+        names = "; ".join(f"{self.paths[pair.first]} = {self.paths[pair.second]}" for pair in pairs[:_SHOWN])
+        more = len(pairs) - _SHOWN
+        return f"{names}; and {more} more" if more > 0 else names
+
+
+def find_near_copies(catalog: Catalog, rows: Activations | PictureRows, channels: int) -> NearCopies:
+    """Compare all usable pictures with one another.
+
+    Args:
+        catalog: not split yet.
+        rows: for each usable picture that is not in test/, in the catalog's order, what the head takes: (d,), or a
+            feature map that is averaged here.
+        channels: of the backbone's feature map.
+    """
+    frame = to_split(catalog)
+    features = np.concatenate([_pooled(rows, some, channels) for some in _blocks(len(frame))])
+    paths, hashes = frame["path"].to_list(), frame["hash"].to_list()
+    first = {content: row for row, content in reversed(list(enumerate(hashes)))}
+    different = sorted(first.values())
+
+    def thumbnail(place: int) -> Array:
+        from PIL import Image
+
+        from greffon.pictures.decode import decode
+
+        pixels = decode(catalog.root / paths[different[place]], THUMBNAIL, "stretch")
+        return np.asarray(Image.fromarray(pixels).convert("L"))
+
+    found = near_duplicates(features[different], thumbnail)
+    pairs = [pair._replace(first=different[pair.first], second=different[pair.second]) for pair in found]
+    return NearCopies(paths, hashes, frame["label"].to_list(), pairs)
+
+
+def _blocks(count: int) -> list[Array]:
+    rows = np.arange(count)
+    return [rows[start : start + 256] for start in range(0, count, 256)]
+
+
+def _pooled(source: Activations | PictureRows, rows: Array, channels: int) -> Array:
+    """One vector for each row: averaged over positions where the head takes them all."""
+    values = np.asarray(source.gather(rows)[0], dtype=np.float32).reshape(len(rows), -1)
+    if values.shape[1] % channels:
+        return values
+    return values.reshape(len(rows), -1, channels).mean(axis=1)
