@@ -187,6 +187,7 @@ def test_kernels_of_newer_releases_are_never_touched(tmp_path):
     assert read(path).arrays["conv/kernel"].shape == (8, 4, 3, 3)
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.skipif(importlib.util.find_spec("tf_keras") is None, reason="needs tf-keras")
 def test_features_of_the_tf_keras_that_is_installed(network, golden, tmp_path):
     import write_tf_keras

@@ -75,28 +75,38 @@ def _class_of(key: Key, config: dict[str, Any] | None) -> str:
     return _class_and_number(key[-1])[0] if key else ""
 
 
-def _names_from(config: Any, keys: list[Key], parent: Key = ()) -> dict[Key, str]:
+def _names_from(config: Any, keys: list[Key]) -> dict[Key, str]:
     """Path in the file -> layer name, as the configuration of the model tells it.
 
     The layers of one class are numbered in the model's order, by Keras 2.13 with gaps; so they are counted off,
     and only where there are as many in the file as in the configuration.
     """
+    inside: dict[Key, list[Key]] = {}
+    for key in keys:
+        if key:
+            inside.setdefault(key[:-1], []).append(key)
+    names: dict[Key, str] = {}
+    waiting: list[tuple[Any, Key]] = [(config, ())]
+    while waiting:
+        model, parent = waiting.pop()
+        for key, entry in _counted_off(model, inside.get(parent, [])):
+            names[key] = layer_name(entry)
+            waiting.append((entry, key))
+    return names
+
+
+def _counted_off(model: Any, keys: list[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
     entries: dict[str, list[dict[str, Any]]] = {}
-    for entry in inner_layers(config):
+    for entry in inner_layers(model):
         entries.setdefault(snake_case(str(entry.get("class_name", ""))), []).append(entry)
     groups: dict[str, list[Key]] = {}
     for key in keys:
-        if len(key) == len(parent) + 1 and key[:-1] == parent:
-            groups.setdefault(_class_and_number(key[-1])[0], []).append(key)
-    names: dict[Key, str] = {}
+        groups.setdefault(_class_and_number(key[-1])[0], []).append(key)
     for kind, found in groups.items():
         expected = entries.get(kind, [])
         if len(found) == len(expected):
             found.sort(key=lambda key: _class_and_number(key[-1])[1])
-            for key, entry in zip(found, expected, strict=True):
-                names[key] = layer_name(entry)
-                names.update(_names_from(entry, keys, key))
-    return names
+            yield from zip(found, expected, strict=True)
 
 
 def _class_and_number(part: str) -> tuple[str, int]:
