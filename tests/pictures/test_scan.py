@@ -54,7 +54,7 @@ def test_hash_size_and_length_of_a_picture(tmp_path):
     picture(1, (40, 30)).save(tmp_path / "a.jpg")
     found = read_picture(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
-    assert found == module.Scanned(xxhash.xxh3_128_hexdigest(content), len(content), 40, 30)
+    assert found == module.Scanned(xxhash.xxh3_128_hexdigest(content), len(content), 40, 30, facts=found.facts)
 
 
 def test_the_size_is_that_of_the_upright_picture(tmp_path):

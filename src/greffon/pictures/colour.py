@@ -108,6 +108,25 @@ def _transform(profile: bytes, mode: str) -> Any:
     return transform if change > ICC_NOISE else None
 
 
+@lru_cache(maxsize=64)
+def profile_is_broken(profile: bytes) -> bool:
+    """Whether an ICC profile cannot be used at all: it is not read, or leads to no colours.
+
+    Example:
+        >>> from greffon.pictures.colour import profile_is_broken
+        >>> profile_is_broken(b"no profile")
+        True
+    """
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        modes = [mode for mode, spaces in _PROFILE_SPACES.items() if opened.profile.xcolor_space in spaces]
+        for mode in modes:
+            ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except Exception:  # whatever is wrong with a profile, the picture can be shown without it
+        return True
+    return False
+
+
 def _probe(mode: str) -> Image.Image:
     bands = len(Image.new(mode, (1, 1)).getbands())
     steps = np.linspace(0, 255, 9 if bands > 1 else 256).round().astype(np.uint8)

@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 
 from greffon.pictures.colour import levels_of, resizable, to_srgb
 from greffon.pictures.opened import Source, opened
-from greffon.pictures.resize import Box, Plan, ResizeRule, pad, plan, shrink, turn
+from greffon.pictures.resize import REDUCING_GAP, Box, Plan, ResizeRule, pad, plan, shrink, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,13 +69,18 @@ class Loaded:
         return pad(pixels, size) if rule == "pad" else pixels
 
     def thumbnail(self, longer: int) -> np.ndarray[Any, Any]:
-        """The picture as it lies in its file, not larger than `longer` and not enlarged: uint8 (h, w, 3), RGB."""
-        side = min(longer, max(1, round(max(self.width, self.height))))
-        return self._resized(self.image, plan(self.width, self.height, side, "pad"), orientation=1)
+        """The picture as it lies in its file, not larger than `longer` and not enlarged: uint8 (h, w, 3), RGB.
 
-    def _resized(self, piece: Image.Image, what: Plan, orientation: int | None = None) -> np.ndarray[Any, Any]:
+        It is made faster than a square, and a little less well.
+        """
+        side = min(longer, max(1, round(max(self.width, self.height))))
+        return self._resized(self.image, plan(self.width, self.height, side, "pad"), orientation=1, gap=1)
+
+    def _resized(
+        self, piece: Image.Image, what: Plan, *, orientation: int | None = None, gap: int = REDUCING_GAP
+    ) -> np.ndarray[Any, Any]:
         levels = levels_of(self.image)
-        resized = shrink(piece, what, lambda rows: resizable(rows, levels))
+        resized = shrink(piece, what, lambda rows: resizable(rows, levels), gap=gap)
         pixels = np.asarray(to_srgb(resized, levels, self.profile))
         return turn(pixels, self.orientation if orientation is None else orientation)
 

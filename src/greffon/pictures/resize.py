@@ -88,18 +88,21 @@ def crop_loss(width: int, height: int) -> float:
     return 1 - min(width, height) / max(width, height)
 
 
-def shrink(image: Image.Image, what: Plan, prepare: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def shrink(
+    image: Image.Image, what: Plan, prepare: Callable[[Image.Image], Image.Image], *, gap: int = REDUCING_GAP
+) -> Image.Image:
     """The planned part of an image at the planned size: bicubic, antialiased.
 
     Args:
         image: in any mode, palettes included.
         what: the plan; its box may reach over the image's edge by less than a pixel.
         prepare: makes of the image, or of rows of it, one that can be averaged; its mode is the result's.
+        gap: times the target that is left when blocks have been averaged; under 2, numbers agree less well.
     """
     left, top, right, bottom = what.box
     factors = (
-        max(1, int((right - left) / what.size[0] / REDUCING_GAP)),
-        max(1, int((bottom - top) / what.size[1] / REDUCING_GAP)),
+        max(1, int((right - left) / what.size[0] / gap)),
+        max(1, int((bottom - top) / what.size[1] / gap)),
     )
     smaller = prepare(image) if factors == (1, 1) else _averaged(image, factors, prepare)
     across, down = factors

@@ -1,4 +1,4 @@
-"""Reading every picture once: its content's hash, its size, and whether it can be decoded to its last pixel.
+"""Reading every picture once: its content's hash, its size, whether it can be decoded to its last pixel, how it looks.
 
 What was found is remembered by path, length and times of the file, so a second scan asks the file system only: about
 0.1 ms for each file in place of reading it. As with git, a file that changed within the last two seconds is not
@@ -17,16 +17,19 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 import xxhash
 
-from greffon.errors import DataError
-from greffon.pictures.decode import DECODER_VERSION, decode, read_size, usual_workers
-from greffon.pictures.opened import name_of
+from greffon.pictures.decode import DECODER_VERSION, usual_workers
+from greffon.pictures.faults import Fault, PictureError
+from greffon.pictures.loaded import load, upright_size
+from greffon.pictures.opened import name_of, opened
+from greffon.pictures.quality import LOOKED_AT, Facts, Finding, facts_of, findings_of
+from greffon.pictures.sources import locate
 from greffon.weights.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -37,7 +40,9 @@ _log = logging.getLogger("greffon")
 RESCAN = "GREFFON_RESCAN"
 """The environment variable that, set to anything but 0, has every picture read as if none were remembered."""
 
-_PROBE_SIZE = 8  # a picture is decoded whole whatever it is scaled to; this costs the least
+SCAN_VERSION = "1"
+"""Goes up whenever something else is measured of a picture, or in another way."""
+
 _CHUNK = 16  # pictures that a thread is given at a time: handing over costs as much as reading a small one
 _AHEAD = 4
 _WHOLE_BYTES = 256 * 2**20  # longer files are hashed in pieces and decoded from the disk
@@ -50,6 +55,14 @@ _MEMORY_SCHEMA = {
     "hash": pl.String,
     "width": pl.Int64,
     "height": pl.Int64,
+    "format": pl.String,
+    "mode": pl.String,
+    "animated": pl.Boolean,
+    "light": pl.Float64,
+    "bright": pl.Int64,
+    "spread": pl.Int64,
+    "blur": pl.Float64,
+    "broken_profile": pl.Boolean,
 }
 
 
@@ -66,6 +79,8 @@ class Scanned:
         width: of the upright picture, in pixels; None if it cannot be read.
         height: of the upright picture, in pixels; None if it cannot be read.
         reason: why it cannot be used, or "".
+        fault: the same in one word; None if it can be used.
+        facts: what was measured of it; None if it cannot be used.
     """
 
     hash: str
@@ -73,6 +88,17 @@ class Scanned:
     width: int | None
     height: int | None
     reason: str = ""
+    fault: Fault | None = None
+    facts: Facts | None = None
+
+    def findings(self, path: str) -> tuple[Finding, ...]:
+        """What a user should know of the picture: why it cannot be used, or warnings.
+
+        Args:
+            path: its name; its ending may not be that of what it is.
+        """
+        size = None if self.width is None or self.height is None else (self.width, self.height)
+        return findings_of(path, reason=self.reason, fault=self.fault, size=size, facts=self.facts)
 
 
 _Read = tuple[_Stamp | None, Scanned, bool]
@@ -81,7 +107,7 @@ _Read = tuple[_Stamp | None, Scanned, bool]
 
 def scan(
     root: Path,
-    files: Sequence[tuple[str, Path]],
+    files: Sequence[tuple[str, str | Path]],
     *,
     workers: int | None = None,
     advance: Callable[[int], None] | None = None,
@@ -90,12 +116,15 @@ def scan(
 
     Args:
         root: the folder that the paths are relative to; what is remembered is kept for each folder apart.
-        files: relative path, by which a file is remembered, and where the file is.
+        files: relative path, by which a file is remembered, and where the file is: a path or another locator.
         workers: threads; by default one for each processor, at most 16.
         advance: called with how many more files are done, from this thread.
 
     Returns:
         One result per file, in order. A file that cannot be read is one with a reason, never an exception.
+
+    Raises:
+        InputError: a locator that cannot be followed: a package is missing, or such addresses are not known.
     """
     memory = _Memory(root)
     results: list[Scanned] = []
@@ -114,7 +143,7 @@ def scan(
     return results
 
 
-def read_picture(file: Path) -> Scanned:
+def read_picture(file: str | Path) -> Scanned:
     """Read, hash and decode one file, whatever is remembered of it.
 
     Example:
@@ -128,20 +157,22 @@ def read_picture(file: Path) -> Scanned:
         64
     """
     try:
-        length = file.stat().st_size
-        content = file.read_bytes() if length <= _WHOLE_BYTES else None
-        digest = _hash_in_pieces(file) if content is None else xxhash.xxh3_128_hexdigest(content)
+        length = Path(file).stat().st_size if locate.is_local(file) else 0
+        content = None if length > _WHOLE_BYTES else locate.read_bytes(file)
+        digest = _hash_in_pieces(Path(file)) if content is None else xxhash.xxh3_128_hexdigest(content)
     except OSError as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
-        return Scanned("", None, None, None, f"cannot be read: {reason}")
+        return Scanned("", None, None, None, f"cannot be read: {reason}", "missing")
     source = file if content is None else content
     length = length if content is None else len(content)
     try:
-        width, height = read_size(source)
-        decode(source, _PROBE_SIZE, "stretch")
-    except DataError as error:
-        return Scanned(digest, length, None, None, str(error).removeprefix(f"{name_of(source)}: "))
-    return Scanned(digest, length, width, height)
+        with opened(source) as image:
+            width, height = upright_size(image)
+            mode = image.mode
+            facts = facts_of(image, load(image, LOOKED_AT, "pad"), mode)
+    except PictureError as error:
+        return Scanned(digest, length, None, None, str(error).removeprefix(f"{name_of(source)}: "), error.fault)
+    return Scanned(digest, length, width, height, facts=facts)
 
 
 class _Memory:
@@ -152,7 +183,7 @@ class _Memory:
 
     def __init__(self, root: Path) -> None:
         name = xxhash.xxh3_64_hexdigest(os.path.realpath(root).encode("utf-8", "surrogateescape"))
-        self._file = cache_dir() / "scan" / f"{name}-{DECODER_VERSION}.parquet"
+        self._file = cache_dir() / "scan" / f"{name}-{DECODER_VERSION}.{SCAN_VERSION}.parquet"
         self._now = time.time_ns()
         self._known: dict[str, tuple[_Stamp, Scanned]] = {}
         self._fresh = False
@@ -162,7 +193,11 @@ class _Memory:
             frame = pl.read_parquet(self._file)
             rows = frame.iter_rows() if dict(frame.schema) == _MEMORY_SCHEMA else iter(())
             for path, size, modified, changed, *found in rows:
-                self._known[path] = ((size, modified, changed), Scanned(found[0], size, found[1], found[2]))
+                digest, width, height, *facts = found
+                self._known[path] = (
+                    (size, modified, changed),
+                    Scanned(digest, size, width, height, facts=Facts(*facts)),
+                )
 
     def get(self, path: str, stamp: _Stamp | None) -> Scanned | None:
         known = self._known.get(path)
@@ -182,7 +217,11 @@ class _Memory:
     def write(self) -> None:
         if not self._fresh:
             return
-        rows = [(path, *stamp, found.hash, found.width, found.height) for path, (stamp, found) in self._known.items()]
+        rows = [
+            (path, *stamp, found.hash, found.width, found.height, *astuple(found.facts))
+            for path, (stamp, found) in self._known.items()
+            if found.facts is not None
+        ]
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._file.parent, suffix=".tmp")
@@ -197,9 +236,9 @@ class _Memory:
             _log.info("the next scan reads every picture again: %s cannot be written (%s)", self._file, error)
 
 
-def _in_order(memory: _Memory, files: Sequence[tuple[str, Path]], workers: int) -> Iterator[Scanned]:
+def _in_order(memory: _Memory, files: Sequence[tuple[str, str | Path]], workers: int) -> Iterator[Scanned]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="greffon-scan")
-    waiting: deque[tuple[list[tuple[str, Path]], Future[list[_Read]]]] = deque()
+    waiting: deque[tuple[list[tuple[str, str | Path]], Future[list[_Read]]]] = deque()
 
     def finished() -> Iterator[Scanned]:
         chunk, future = waiting.popleft()
@@ -220,21 +259,13 @@ def _in_order(memory: _Memory, files: Sequence[tuple[str, Path]], workers: int) 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read_chunk(memory: _Memory, chunk: list[tuple[str, Path]]) -> list[_Read]:
+def _read_chunk(memory: _Memory, chunk: list[tuple[str, str | Path]]) -> list[_Read]:
     results: list[_Read] = []
     for path, file in chunk:
-        stamp = _stamp(file)
+        stamp = locate.stamp(file)
         known = memory.get(path, stamp)
         results.append((stamp, known or read_picture(file), known is None))
     return results
-
-
-def _stamp(file: Path) -> _Stamp | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hash_in_pieces(file: Path) -> str:
