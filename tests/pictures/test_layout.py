@@ -150,6 +150,13 @@ def test_a_name_that_is_no_text_is_ignored_with_the_reason(tmp_path):
     assert ignored(read_layout(tmp_path)) == {"cat/\\udcff.png": "its name is not valid UTF-8"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="colons cannot be in names here")
+def test_a_name_like_a_member_of_an_archive_is_ignored_with_the_reason(tmp_path):
+    fill(tmp_path, {"cat": 1, "dog": 1})
+    (tmp_path / "cat" / "1.png").rename(tmp_path / "cat" / "a.tar::1.png")
+    assert "rename it" in ignored(read_layout(tmp_path))["cat/a.tar::1.png"]
+
+
 def test_links_to_folders_and_pictures_are_followed(tmp_path):
     fill(tmp_path / "elsewhere", {"cats": 2})
     data = fill(tmp_path / "data", {"dog": 1})

@@ -61,7 +61,7 @@ def test_floats_are_rounded_and_scaled_ones_refused():
     np.testing.assert_array_equal(pixels_of(catalog), pictures)
     assert "rounded" in catalog.notes[0]
     for scaled in (pictures / 255, pictures / 127.5 - 1):
-        with pytest.raises(InputError, match="multiply by 255|must hold RGB values 0..255"):
+        with pytest.raises(InputError, match=r"multiply by 255|must hold RGB values 0..255"):
             catalog_of((scaled, [0, 1, 0, 1]))
     with pytest.raises(InputError, match="16-bit values: divide by 257"):
         catalog_of((pictures.astype(np.uint16) * 257, [0, 1, 0, 1]))
@@ -128,7 +128,7 @@ def test_sides_as_a_dictionary(tmp_path):
     with pytest.raises(InputError, match="keys train, val and test"):
         catalog_of(data)
     del data["validation"]
-    with pytest.raises(DataError, match="1.png: split 'train' and 'val'"):
+    with pytest.raises(DataError, match=r"1.png: split 'train' and 'val'"):
         catalog_of(data)
     arrays = {"train": (noise(4, 4, 4, 3), [0, 1, 0, 1]), "test": (255 - noise(2, 4, 4, 3), [1, 0])}
     assert catalog_of(arrays).counts("test") == {"0": 1, "1": 1}

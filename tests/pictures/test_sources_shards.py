@@ -88,12 +88,19 @@ def test_labels_in_json_and_txt(tmp_path):
         catalog_of(shard(tmp_path / "b.tar", texts[:2]))  # left.png is the extension of the key a/1
     texts[0] = ("a/1.png", png(1))
     assert catalog_of(shard(tmp_path / "b.tar", texts)).class_names == ("hare", "wolf")
-    fields = [(f"{i}.{kind}", content) for i in range(2) for kind, content in
-              (("png", png(i)), ("cls", b"0"), ("json", json.dumps({"kind": "ab"[i], "label": 1}).encode()))]  # fmt: skip
+    fields = [
+        part
+        for i in range(2)
+        for part in (
+            (f"{i}.png", png(i)),
+            (f"{i}.cls", b"0"),
+            (f"{i}.json", json.dumps({"kind": "ab"[i], "label": 1}).encode()),
+        )
+    ]
     named = catalog_of(shard(tmp_path / "c.tar", fields), columns=Columns(label="kind"))
     assert named.class_names == ("a", "b")
     fields[2] = ("0.json", b"{")
-    with pytest.raises(DataError, match="c.tar::0.json is no JSON"):
+    with pytest.raises(DataError, match=r"c.tar::0.json is no JSON"):
         catalog_of(shard(tmp_path / "c.tar", fields), columns=Columns(label="kind"))
 
 
@@ -189,7 +196,7 @@ def test_a_size_below_zero_does_not_go_round_for_ever(tmp_path):
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (tmp_path / "a.tar").write_bytes(tarfile.TarInfo("first").tobuf() + bytes(header) + bytes(1024))
-    with pytest.raises(DataError, match="a.tar is no tar archive, or a damaged one"):
+    with pytest.raises(DataError, match=r"a.tar is no tar archive, or a damaged one"):
         list(members(tmp_path / "a.tar"))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from natsort import natsort_keygen
 
 from greffon.errors import DataError, InputError
+from greffon.pictures.sources.locate import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -171,6 +172,8 @@ def _listed(folder: Path) -> list[_Item]:
             items.append(_Item(entry.name, file, is_folder=False, ignored="hidden" if hidden else ""))
             continue
         ignored = "hidden" if hidden else ""
+        if not is_local(entry.name):
+            ignored = ignored or "its name would be taken for a member of an archive (.tar::): rename it"
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
             ignored = ignored or "neither a file nor a folder"
         items.append(_Item(entry.name, file, stat.S_ISDIR(mode), ignored))

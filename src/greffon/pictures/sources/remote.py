@@ -192,7 +192,9 @@ def _session() -> Any:
 
         _local.session = requests.Session()
         _local.session.headers["Accept-Encoding"] = "identity"
-        retries = Retry(_TRIES, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+        retries = Retry(
+            _TRIES, connect=1, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
+        )
         for scheme in ("http://", "https://"):
             _local.session.mount(scheme, HTTPAdapter(max_retries=retries))
     return _local.session
