@@ -19,7 +19,9 @@ def test_every_file_has_a_row(tmp_path):
 
     catalog = Catalog.from_folder(tmp_path)
 
-    assert dict(catalog.frame.schema) == SCHEMA
+    assert dict(catalog.frame.schema) == SCHEMA | {"format": pl.String}
+    assert catalog.frame["format"].to_list() == ["PNG", "", "PNG", ""]
+    assert [path for path, found in catalog.scanned.items() if found.reason] == ["class10/2.png"]
     assert catalog.class_names == ("class2", "class10")
     assert catalog.frame.select("path", "label", "split", "state", "width", "height").rows() == [
         ("class2/1.png", "class2", "", "ok", 12, 10),

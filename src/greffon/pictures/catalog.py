@@ -18,7 +18,7 @@ from greffon.pictures.sources.saved import check_saved, read_saved, write_saved
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from greffon.pictures.layout import Layout
 
@@ -38,9 +38,15 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 a picture has several; `split` is train, val, test or ""; `state` is ok, quarantined (named as a picture, but it cannot
 be read) or ignored; `width` and `height` are those of the upright picture, in pixels, null where there is none."""
 
-OPTIONAL: dict[str, Any] = {"labels": pl.List(pl.String), "group": pl.String, "origin": pl.String}
-"""Columns that are there where the source has them: all labels of each picture, where it may have several or none; the
-group whose pictures stay on one side of the split ("" for none); where a picture was before it became a file."""
+OPTIONAL: dict[str, Any] = {
+    "format": pl.String,
+    "labels": pl.List(pl.String),
+    "group": pl.String,
+    "origin": pl.String,
+}
+"""Columns that may follow: the file's format (JPEG, PNG, ...; "" where it cannot be read); where the source has them,
+all labels of each picture, if it may have several or none; the group whose pictures stay on one side of the split (""
+for none); where a picture was before it became a file."""
 
 SPLITS = ("train", "val", "test", "")
 STATES = ("ok", "quarantined", "ignored")
@@ -57,6 +63,7 @@ class Catalog:
         class_names: in the order of the model's outputs; natural order unless they were given.
         root: the folder that relative paths start from.
         notes: what a user should be told, one sentence each.
+        scanned: what the scan found of each picture, by its path; empty for a table that was loaded.
 
     Raises:
         DataError: a column is missing or of another type, or a split, a state or a label is not known.
@@ -66,6 +73,7 @@ class Catalog:
     class_names: tuple[str, ...]
     root: Path
     notes: tuple[str, ...] = field(default=())
+    scanned: Mapping[str, Scanned] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self.frame, self.class_names)
@@ -114,10 +122,11 @@ class Catalog:
         layout = read_layout(root)
         _check_folders(root, layout, to)
         wanted = [(entry.path, entry.file) for entry in layout.entries if not entry.ignored]
-        scanned = iter(scan(root, wanted, workers=workers, advance=advance))
-        rows = [_ignored_row(entry) if entry.ignored else _row(entry, next(scanned)) for entry in layout.entries]
-        frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-        catalog = cls(frame, _class_names(layout), root)
+        results = scan(root, wanted, workers=workers, advance=advance)
+        scanned = dict(zip((path for path, _ in wanted), results, strict=True))
+        rows = [_ignored_row(entry) if entry.ignored else _row(entry, scanned[entry.path]) for entry in layout.entries]
+        frame = pl.DataFrame(rows, schema=SCHEMA | {"format": pl.String}, orient="row")
+        catalog = cls(frame, _class_names(layout), root, scanned=scanned)
         _check_pictures(root, catalog, layout, to)
         return replace(catalog, notes=tuple(notes_on_copies(catalog)))
 
@@ -281,6 +290,11 @@ def match_classes(catalog: Catalog, class_names: Sequence[str], *, allow_missing
     return replace(catalog, class_names=tuple(class_names))
 
 
+def format_of(scanned: Scanned) -> str:
+    """What kind of file a picture is: JPEG, PNG, ...; "" where it cannot be read."""
+    return scanned.facts.format if scanned.facts is not None else ""
+
+
 def listed(names: Sequence[str], *, most: int = _SHOWN) -> str:
     """Some names and how many more there are, for messages."""
     more = len(names) - most
@@ -290,7 +304,7 @@ def listed(names: Sequence[str], *, most: int = _SHOWN) -> str:
 def _row(entry: Entry, found: Scanned) -> tuple[object, ...]:
     state = "quarantined" if found.reason else "ok"
     size = (found.width, found.height, found.size_bytes)
-    return entry.path, found.hash, entry.label, entry.split, state, found.reason, *size
+    return entry.path, found.hash, entry.label, entry.split, state, found.reason, *size, format_of(found)
 
 
 def _ignored_row(entry: Entry) -> tuple[object, ...]:
@@ -298,7 +312,7 @@ def _ignored_row(entry: Entry) -> tuple[object, ...]:
         length = None if entry.path.endswith("/") else entry.file.stat().st_size
     except (OSError, ValueError):
         length = None
-    return entry.path, "", entry.label, entry.split, "ignored", entry.ignored, None, None, length
+    return entry.path, "", entry.label, entry.split, "ignored", entry.ignored, None, None, length, ""
 
 
 def _class_names(layout: Layout) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from greffon.errors import DataError
-from greffon.pictures.catalog import OPTIONAL, SCHEMA, SPLITS, Catalog, listed, notes_on_copies
+from greffon.pictures.catalog import OPTIONAL, SCHEMA, SPLITS, Catalog, format_of, listed, notes_on_copies
 from greffon.pictures.layout import natural_order
 from greffon.pictures.scan import Scanned, scan
 from greffon.pictures.sources.locate import located
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _SHOWN = 10
 _MOSTLY = 0.5  # of the files gone: then their folder is not the one that was meant
@@ -122,8 +121,9 @@ def catalog_from(
     names = tuple(class_names or found.class_names or _class_names(rows))
     if to == "train":
         _check_classes(found, rows, names)
-    frame = _frame(found, rows, workers, advance)
-    catalog = Catalog(frame, names, found.root)
+    taken = [row for row in rows if not row.ignored]
+    scanned = dict(zip((row.path for row in taken), _scanned(found, taken, workers, advance), strict=True))
+    catalog = Catalog(_frame(found, rows, scanned), names, found.root, scanned=scanned)
     _check_readable(found, catalog, to)
     notes = (*found.notes, *_notes(rows, catalog), *notes_on_copies(catalog))
     return replace(catalog, notes=notes)
@@ -205,12 +205,8 @@ def _check_classes(found: Found, rows: list[Row], names: tuple[str, ...]) -> Non
         raise DataError(f"expected in val and test of {found.name} only classes that train has, got {told}")
 
 
-def _frame(
-    found: Found, rows: list[Row], workers: int | None, advance: Callable[[int], None] | None
-) -> pl.DataFrame:  # fmt: skip
-    taken = [row for row in rows if not row.ignored]
-    scanned = iter(_scanned(found, taken, workers, advance))
-    table = [_cells(row, None if row.ignored else next(scanned)) for row in rows]
+def _frame(found: Found, rows: list[Row], scanned: Mapping[str, Scanned]) -> pl.DataFrame:
+    table = [_cells(row, None if row.ignored else scanned[row.path]) for row in rows]
     frame = pl.DataFrame(table, schema=SCHEMA | OPTIONAL, orient="row")
     unused = [] if found.several else ["labels"]
     unused += [name for name in ("group", "origin") if not any(getattr(row, name) for row in rows)]
@@ -220,11 +216,11 @@ def _frame(
 def _cells(row: Row, scanned: Scanned | None) -> tuple[object, ...]:
     label = row.labels[0] if row.labels else ""
     if scanned is None:
-        known: tuple[object, ...] = ("", label, row.split, "ignored", row.ignored, None, None, None)
+        known: tuple[object, ...] = ("", label, row.split, "ignored", row.ignored, None, None, None, "")
     else:
         state = "quarantined" if scanned.reason else "ok"
         size = (scanned.width, scanned.height, scanned.size_bytes)
-        known = (scanned.hash, label, row.split, state, scanned.reason, *size)
+        known = (scanned.hash, label, row.split, state, scanned.reason, *size, format_of(scanned))
     return (row.path, *known, list(row.labels), row.group, row.origin)
 
 
@@ -240,25 +236,7 @@ def _scanned(
             f"{_lines((path, '') for path in gone)}\n{_hint(found.root, gone[0])}"
         )
     memory = found.root / Path(found.name).name  # what is remembered of a table is not mixed with its folder's
-    local = iter(scan(memory, here, workers=workers, advance=advance) if here else [])
-    elsewhere = [file for _, file in files if not isinstance(file, Path)]
-    others = iter(_scanned_elsewhere(elsewhere, workers, advance))
-    return [next(local if isinstance(file, Path) else others) for _, file in files]
-
-
-def _scanned_elsewhere(
-    locators: list[str], workers: int | None, advance: Callable[[int], None] | None
-) -> list[Scanned]:  # fmt: skip
-    from greffon.pictures.decode import usual_workers
-    from greffon.pictures.sources.elsewhere import read_elsewhere
-
-    results = []
-    with ThreadPoolExecutor(workers or usual_workers(), thread_name_prefix="greffon-scan") as pool:
-        for result in pool.map(read_elsewhere, locators):
-            results.append(result)
-            if advance is not None:
-                advance(1)
-    return results
+    return scan(memory, files, workers=workers, advance=advance)
 
 
 def _hint(root: Path, path: str) -> str:
