@@ -218,6 +218,26 @@ def test_what_cannot_be_used_is_quarantined(tmp_path, make, fault):
     assert fault in FAULTS
 
 
+def test_what_is_measured_of_a_good_picture(tmp_path):
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[:, 50:] = (200, 100, 40)
+    exif = Image.Exif()
+    exif.update({0x010F: "Maker", 0x0110: "Model 5", 0x0131: ""})
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
+    facts = read_picture(tmp_path / "a.jpg").facts
+    assert (facts.format, facts.mode, facts.camera) == ("JPEG", "RGB", "Maker | Model 5")
+    np.testing.assert_allclose((facts.red, facts.green, facts.blue), (150, 75, 30), atol=1)
+    assert abs(facts.light - 0.75 * (0.299 * 200 + 0.587 * 100 + 0.114 * 40)) < 1
+    assert abs(facts.bright - 123) <= 3
+    assert abs(facts.spread - 200) <= 6
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + bytes(40)])
+def test_without_exif_or_with_a_damaged_one_there_is_no_camera(tmp_path, exif):
+    photograph().save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(tmp_path / "a.jpg").facts.camera == ""
+
+
 def test_what_crop_loses_in_one_sentence():
     assert crop_note([("a.jpg", 640, 480), ("b.jpg", 100, 200)]) == ""
     note = crop_note([("a.jpg", 640, 480), ("b.jpg", 1000, 200), ("c.jpg", 100, 1000)])

@@ -14,7 +14,7 @@ import io
 import time
 from typing import TYPE_CHECKING, Any
 
-from greffon.errors import DataError
+from greffon.pictures.faults import PictureError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -40,14 +40,6 @@ _THIN = frozenset(("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JPEG2000"))
 _SCAN_BLOCK = 4096  # bytes of a progressive JPEG between two looks at the clock: in 64 kB are a thousand empty scans
 
 
-class TooLargeError(DataError):
-    """More pixels than are decoded, or than a file of its length can hold."""
-
-
-class TooSlowError(DataError):
-    """Decoding took more processor time than one picture may."""
-
-
 def check_claim(image: Image.Image, length: int | None) -> None:
     """Refuse a picture by what its header says, before a pixel is decoded.
 
@@ -56,21 +48,22 @@ def check_claim(image: Image.Image, length: int | None) -> None:
         length: of its file, in bytes, where it is known.
 
     Raises:
-        DataError: no pixels.
-        TooLargeError: more than `MAX_PIXELS`, or many more than a file of that length can hold.
+        PictureError: no pixels, more than `MAX_PIXELS`, or many more than a file of that length can hold.
     """
     width, height = image.size
     if width < 1 or height < 1:
-        raise DataError(f"has no pixels: it is {width} wide and {height} high")
+        raise PictureError(f"has no pixels: it is {width} wide and {height} high")
     if width * height > MAX_PIXELS:
-        raise TooLargeError(
-            f"has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are decoded; scale it down"
+        raise PictureError(
+            f"has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are decoded; scale it down",
+            "too large",
         )
     thin = image.format in _THIN and length is not None and width * height > max(LARGE_CLAIM, PIXELS_PER_BYTE * length)
     if thin:
-        raise TooLargeError(
+        raise PictureError(
             f"claims {width:,} x {height:,} pixels in {length:,} bytes: it is damaged, made to fill memory, or shows "
-            "one colour"
+            "one colour",
+            "too large",
         )
 
 
@@ -87,7 +80,7 @@ class Watched:
         file: open, binary, seekable; stays open.
 
     Raises:
-        TooSlowError: from any of its methods, after `TIME_LIMIT` seconds.
+        PictureError: from any of its methods, after `TIME_LIMIT` seconds.
 
     Example:
         >>> import io
@@ -103,9 +96,10 @@ class Watched:
 
     def _check(self) -> None:
         if time.perf_counter() > self._not_before and time.thread_time() > self._until:
-            raise TooSlowError(
+            raise PictureError(
                 f"takes more than {TIME_LIMIT:g} seconds of processor time: it is damaged, or made to take for ever; "
-                "save it again with another program"
+                "save it again with another program",
+                "too slow",
             )
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -53,6 +53,8 @@ ODD_SHAPE = 0.5
 """The share of a picture that `crop` loses, above which it is told: pictures of 2:1 lose half, of 16:9 44 %."""
 
 _BLUR_RADIUS = 4
+_CAMERA_TAGS = (0x010F, 0x0110, 0x0131)  # Make, Model, Software
+_LONGEST_NAME = 200
 
 _SUFFIXES: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
@@ -79,20 +81,28 @@ class Facts:
         mode: of the pixels in the file, in Pillow's words: RGB, L, I;16, ...
         animated: whether the file has more frames or pages than the first, which is used.
         light: mean luma, 0..255.
+        red: mean of the channel, 0..255.
+        green: likewise.
+        blue: likewise.
         bright: luma that 99 of 100 pixels do not exceed, 0..255.
         spread: the largest difference between two values of one channel, 0..255.
         blur: 0 sharp to 1 blurred (`blur_of`); None where the picture is too small to say.
         broken_profile: whether it has an ICC profile that cannot be used.
+        camera: what made the file, by its EXIF: maker, model and software, as far as they are there.
     """
 
     format: str
     mode: str
     animated: bool
     light: float
+    red: float
+    green: float
+    blue: float
     bright: int
     spread: int
     blur: float | None
     broken_profile: bool
+    camera: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,9 @@ def facts_of(image: Image.Image, picture: Loaded, mode: str) -> Facts:
         picture: what was decoded.
         mode: of the image before that.
     """
-    small = Image.fromarray(picture.thumbnail(LOOKED_AT))
+    pixels = picture.thumbnail(LOOKED_AT)
+    small = Image.fromarray(pixels)
+    red, green, blue = (round(float(mean), 2) for mean in pixels.mean(axis=(0, 1), dtype=np.float64))
     grey = small.convert("L")
     counts = np.array(grey.histogram())
     sharp = min(grey.size) >= SHARPNESS_NEEDS
@@ -127,10 +139,14 @@ def facts_of(image: Image.Image, picture: Loaded, mode: str) -> Facts:
         mode=mode,
         animated=_has_more_frames(image),
         light=round(float(np.dot(counts, np.arange(256)) / counts.sum()), 2),
+        red=red,
+        green=green,
+        blue=blue,
         bright=int(np.searchsorted(np.cumsum(counts), 0.99 * counts.sum())),
         spread=max(high - low for low, high in small.getextrema()),  # type: ignore[misc]
         blur=round(blur_of(grey), 4) if sharp else None,
         broken_profile=bool(picture.profile) and profile_is_broken(picture.profile or b""),
+        camera=_camera(image),
     )
 
 
@@ -179,7 +195,7 @@ def findings_of(
 
     Example:
         >>> from greffon.pictures.quality import Facts, findings_of
-        >>> facts = Facts("PNG", "RGB", False, 120.0, 250, 255, 0.3, False)
+        >>> facts = Facts("PNG", "RGB", False, 99.0, 99.0, 99.0, 99.0, 250, 255, 0.3, False, "")
         >>> found = findings_of("a.jpg", reason="", fault=None, size=(640, 480), facts=facts)
         >>> [(each.kind, each.sentence) for each in found]
         [('wrong extension', 'is a PNG file, though its name ends in .jpg')]
@@ -257,6 +273,14 @@ def _has_more_frames(image: Image.Image) -> bool:
     with suppress(Exception):  # what comes behind the first frame may be damaged, and is not needed
         return bool(getattr(image, "is_animated", False))
     return False
+
+
+def _camera(image: Image.Image) -> str:
+    with suppress(Exception):  # damaged EXIF raises nearly anything
+        exif = image.getexif()
+        words = [str(exif[tag]).strip("\0 ") for tag in _CAMERA_TAGS if exif.get(tag)]
+        return " | ".join(word for word in words if word)[:_LONGEST_NAME].encode("utf-8", "replace").decode()
+    return ""
 
 
 def _differences(grey: Image.Image, axis: int) -> Array:

@@ -59,10 +59,14 @@ _MEMORY_SCHEMA = {
     "mode": pl.String,
     "animated": pl.Boolean,
     "light": pl.Float64,
+    "red": pl.Float64,
+    "green": pl.Float64,
+    "blue": pl.Float64,
     "bright": pl.Int64,
     "spread": pl.Int64,
     "blur": pl.Float64,
     "broken_profile": pl.Boolean,
+    "camera": pl.String,
 }
 
 
