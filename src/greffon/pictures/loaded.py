@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 
 from greffon.pictures.colour import levels_of, resizable, to_srgb
 from greffon.pictures.opened import Source, opened
-from greffon.pictures.resize import REDUCING_GAP, Box, Plan, ResizeRule, pad, plan, shrink, turn
+from greffon.pictures.resize import Box, Plan, ResizeRule, pad, plan, shrink, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ class Loaded:
         return self._resized(self.image, plan(self.width, self.height, side, "pad"), orientation=1, gap=1)
 
     def _resized(
-        self, piece: Image.Image, what: Plan, *, orientation: int | None = None, gap: int = REDUCING_GAP
+        self, piece: Image.Image, what: Plan, *, orientation: int | None = None, gap: int | None = None
     ) -> np.ndarray[Any, Any]:
         levels = levels_of(self.image)
         resized = shrink(piece, what, lambda rows: resizable(rows, levels), gap=gap)
