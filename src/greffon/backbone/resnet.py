@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from greffon.errors import InputError
 from greffon.recipe import nearest
+from greffon.say import say
 from greffon.weights.sets import Variant, check_variant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import keras
@@ -69,8 +70,9 @@ def resnet50(
     """A ResNet-50 with weights, as bare as `keras.applications.ResNet50`: no preprocessing, no new head.
 
     Args:
-        weights: a weight set's name (`imagenet`, `thin`, `none`), a weight file (Keras `.h5`, `.weights.h5` or
-            `.keras`, safetensors), or None for random weights. `imagenet` is downloaded if it is not cached.
+        weights: a weight set's name (`imagenet`, `thin`, `none`, ...), a weight file, or None for random weights.
+            `imagenet` is downloaded if it is not cached. Files are those of Keras, PyTorch, TensorFlow, safetensors,
+            ONNX or npz; what the file is and what of it fits is printed before it is loaded.
         variant: `v1`, `v1.5` or `thin`; None: what the weights were made for.
         include_top: with the classifier of `classes` units.
         input_shape: height, width and channels of the pictures. Height and width may be None where
@@ -117,13 +119,14 @@ def _with_weights(
     include_top: bool = False,
     classes: int = 1000,
     allow_missing: Sequence[str] = (),
+    tell: Callable[[str], None] = say,
     **options: Any,
 ) -> keras.Model:
     from greffon.weights.restore import find_weights
 
     found = find_weights(weights, depth=depth, variant=variant, include_top=include_top, classes=classes)
     model = resnet(BLOCKS[depth], found.variant, include_top=include_top, classes=classes, **options)
-    model.greffon_weights = found.restore(model, allow_missing=allow_missing)
+    model.greffon_weights = found.restore(model, allow_missing=allow_missing, tell=tell, undo=False)
     return model
 
 

@@ -52,11 +52,13 @@ def weights_dir() -> Path:
 
 
 def digests(path: Path) -> Digests:
-    """Length, MD5 and SHA-256 of a file, read once.
+    """Length, MD5 and SHA-256 of a file, read once; of a folder, of the names and SHA-256 of its files.
 
     Raises:
         WeightFileError: it cannot be read.
     """
+    if path.is_dir():
+        return _folder_digests(path)
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
@@ -67,6 +69,13 @@ def digests(path: Path) -> Digests:
     except OSError as error:
         raise WeightFileError(f"weight file {path} cannot be read: {error.strerror or error}") from None
     return Digests(size, md5.hexdigest(), sha256.hexdigest())
+
+
+def _folder_digests(folder: Path) -> Digests:
+    found = {it.relative_to(folder).as_posix(): digests(it) for it in sorted(folder.rglob("*")) if it.is_file()}
+    lines = "".join(f"{it.sha256}  {name}\n" for name, it in found.items()).encode()
+    md5 = hashlib.md5(lines, usedforsecurity=False).hexdigest()
+    return Digests(sum(it.size for it in found.values()), md5, hashlib.sha256(lines).hexdigest())
 
 
 def difference(file: WeightFile, found: Digests) -> str | None:

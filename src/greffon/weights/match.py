@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from greffon.weights.read.arrays import Array, WeightArrays
 from greffon.weights.structure import Shape, find_renaming, shapes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import keras
 
@@ -90,6 +91,20 @@ class Match:
         Raises:
             WeightFileError: something does not fit; nothing was changed.
         """
+        with self.assigned():
+            pass
+
+    @contextmanager
+    def assigned(self, *, undo: bool = True) -> Iterator[None]:
+        """Put every matched array into its variable, and take all back if the block that follows raises.
+
+        Args:
+            undo: whether what was there is kept until then, which takes the network's size in memory once more. Not
+                needed for a network that nobody has yet.
+
+        Raises:
+            WeightFileError: something does not fit; nothing was changed.
+        """
         from keras import ops
 
         self.check()
@@ -97,13 +112,32 @@ class Match:
         before: list[tuple[Any, Array]] = []
         try:
             for name, array in self.matched.items():
-                before.append((variables[name], np.array(ops.convert_to_numpy(variables[name]))))
+                if undo:
+                    before.append((variables[name], np.array(ops.convert_to_numpy(variables[name]))))
                 variables[name].assign(array)
+            yield
         except BaseException:
             # Out of memory or interrupted halfway: a network of two halves would look like one.
             for variable, value in before:
                 variable.assign(value)
             raise
+
+    def table(self) -> str:
+        """What fits and what does not, in numbers: one line for each kind, ready to be printed."""
+        total = sum(_size(variable) for variable in variables_of(self.model).values())
+        parameters = sum(array.size for array in self.matched.values())
+        rows = [
+            ("matched", self.matched, f"{parameters:,} of {total:,} parameters, {self.coverage:.1%}"),
+            ("missing", self.missing, _listed(self.missing)),
+            ("unexpected", self.unexpected, _listed(self.unexpected)),
+            ("wrong shape", self.wrong_shape, _listed(self.wrong_shape)),
+            ("not usable", self.unusable, _listed(self.unusable)),
+            ("allowed", self.allowed, _listed(self.allowed)),
+            ("left out", self.left_out, _listed(self.left_out)),
+        ]
+        always = ("matched", "missing", "unexpected", "wrong shape")
+        kept = [row for row in rows if row[1] or row[0] in always]
+        return "\n".join(f"  {name:<12}{len(items):>5}  {more}".rstrip() for name, items, more in kept)
 
     def __str__(self) -> str:
         parts = [f"the weights do not fit the network {self.model.name!r}." if not self.complete else "all fits."]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from greffon.errors import InputError, WeightFileError
 from greffon.recipe import nearest
+from greffon.say import say
 from greffon.weights.cache import difference, digests
 from greffon.weights.fetch import obtain
-from greffon.weights.identify import unfold_preprocessing, variant_of
-from greffon.weights.match import match
-from greffon.weights.read import WeightArrays, read
+from greffon.weights.identify import identify, unfold_preprocessing, variant_of
+from greffon.weights.match import Match, match
+from greffon.weights.naming import to_keras
+from greffon.weights.read import WeightArrays, opened
 from greffon.weights.sets import (
-    PREPROCESSINGS,
     WEIGHT_SETS,
     Preprocessing,
     Restored,
@@ -25,9 +26,11 @@ from greffon.weights.sets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import keras
+
+    from greffon.weights.checkup import CheckUp
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class FoundWeights:
     Attributes:
         name: the weight set's name or the file's path.
         variant: which network to build.
-        weights: the arrays; None for random weights.
+        weights: the arrays, under Keras' names; None for random weights.
         preprocessing: what they were trained with, where that is known.
-        sha256: of the file.
+        sha256: of the file; of a folder, of its files.
         notes: what the user should know, one sentence each.
+        identity: what the file is, in words; empty for random weights.
+        told: whether that and what fits is shown before it is loaded: for the user's own files.
     """
 
     name: str
@@ -49,23 +54,56 @@ class FoundWeights:
     preprocessing: Preprocessing | None = None
     sha256: str | None = None
     notes: tuple[str, ...] = ()
+    identity: str = ""
+    told: bool = False
 
-    def restore(self, model: keras.Model, *, allow_missing: Sequence[str] = ()) -> Restored:
-        """Fill a network, wholly or not at all.
+    def restore(
+        self,
+        model: keras.Model,
+        *,
+        allow_missing: Sequence[str] = (),
+        tell: Callable[[str], None] = say,
+        undo: bool = True,
+    ) -> Restored:
+        """Fill a network, wholly or not at all, and look at what it does then.
+
+        Args:
+            model: to fill.
+            allow_missing: names or globs of layers or tensors that may be missing.
+            tell: is given what the file is and the table of what fits, before anything changes.
+            undo: whether the network becomes what it was if it cannot be filled; False for one that is thrown away.
 
         Raises:
             InputError: `allow_missing` names nothing in the network.
-            WeightFileError: the weights do not fit; nothing was changed.
+            WeightFileError: the weights do not fit, or the network that they make cannot be right; the network is
+                what it was.
         """
         restored = Restored(self.name, self.variant, self.preprocessing, self.sha256, self.notes)
         if self.weights is None:
             return restored
         try:
             found = match(self.weights, model, allow_missing=allow_missing)
-            found.assign()
+            if self.told:
+                tell(f"weights {self.name} ({self.weights.format}): {self.identity}\n{found.table()}")
+            with found.assigned(undo=undo):
+                seen = self._check_up(model, found)
         except WeightFileError as error:
             raise WeightFileError(f"weight file {self.name} ({self.weights.format}): {error}") from None
-        return replace(restored, notes=self.notes + tuple(found.notes), coverage=found.coverage)
+        notes = (*self.notes, *found.notes, *seen.sentences())
+        return replace(restored, notes=notes, coverage=found.coverage, identity=self.identity, check_up=seen.as_dict())
+
+    def _check_up(self, model: keras.Model, found: Match) -> CheckUp:
+        from greffon.weights.checkup import CheckUp, check_up
+        from greffon.weights.stored_outputs import known_outputs
+
+        if found.allowed:
+            return CheckUp(note="the network keeps values of its own, so its answers are not those of the file")
+        seen = check_up(model, self.preprocessing, expected=known_outputs(self.sha256) if self.sha256 else None)
+        if not seen.ok:
+            raise WeightFileError(
+                f"{' '.join(seen.sentences())} Nothing was changed. Is the file damaged, or of another network?"
+            )
+        return seen
 
 
 def find_weights(
@@ -96,38 +134,50 @@ def find_weights(
         record = weight_set(weights)
         _check_set(record, depth=depth, variant=asked, include_top=include_top, classes=classes)
         file = obtain(record, include_top=include_top)
-        found = read(file.path)
-        return FoundWeights(record.name, record.variant, found, record.preprocessing, file.sha256, file.notes)
-    return _find_file(_existing(weights), asked)
+        read = _read(file.path, record)
+        return replace(read, name=record.name, sha256=file.sha256, notes=(*read.notes, *file.notes), told=False)
+    path = _existing(weights)
+    found = digests(path)
+    known = [it for it in WEIGHT_SETS.values() for file in it.files if difference(file, found) is None]
+    if not known:
+        return replace(_read(path, None, asked), sha256=found.sha256)
+    record = known[0]
+    if asked not in {None, record.variant}:
+        raise WeightFileError(_other_variant(str(path), record.variant, str(asked)))
+    note = f"The file is that of the weight set {record.name!r}."
+    read = _read(path, record)
+    return replace(read, sha256=found.sha256, notes=(note, *read.notes))
 
 
-def _find_file(path: Path, asked: Variant | None) -> FoundWeights:
-    found = read(path)
-    identity = digests(path)
-    known = [it for it in WEIGHT_SETS.values() for file in it.files if difference(file, identity) is None]
-    if known:
-        record = known[0]
-        if asked not in {None, record.variant}:
-            raise WeightFileError(_other_variant(str(path), record.variant, str(asked)))
-        notes = (f"The file is that of the weight set {record.name!r}.",)
-        return FoundWeights(str(path), record.variant, found, record.preprocessing, identity.sha256, notes)
-    told, variant = variant_of(found)
-    if told and asked not in {None, variant}:
-        raise WeightFileError(_other_variant(str(path), variant, str(asked)))
-    preprocessing, said = unfold_preprocessing(found)
-    if preprocessing is None:
-        preprocessing = PREPROCESSINGS.get(found.metadata.get("preprocessing", ""))
-    return FoundWeights(str(path), asked or variant, found, preprocessing, identity.sha256, said)
+def _read(path: Path, record: WeightSet | None, asked: Variant | None = None) -> FoundWeights:
+    """Read a file under Keras' names; of a known set, the record knows better than the file what it is."""
+    with opened(path) as contents:
+        try:
+            identity = identify(contents)
+            identity = replace(identity, variant=record.variant) if record else identity.for_variant(asked)
+            preprocessing, said = (record.preprocessing, ()) if record else unfold_preprocessing(contents)
+            translated = to_keras(contents, identity)
+            variant = identity.variant or asked or variant_of(translated)[1]
+            weights = translated.load()
+        except WeightFileError as error:
+            raise WeightFileError(f"weight file {path} ({contents.format}): {error}") from None
+    return FoundWeights(
+        str(path),
+        variant,
+        weights,
+        preprocessing or identity.preprocessing,
+        notes=(*said, *identity.notes),
+        identity=identity.sentence(),
+        told=True,
+    )
 
 
 def _existing(weights: str | Path) -> Path:
     path = Path(weights).expanduser()
-    if path.is_file():
+    if path.exists():
         return path
-    if path.is_dir():
-        raise InputError(f"weights must be a weight set's name or a file, got the folder {path}")
     raise InputError(
-        f"weights must be one of {', '.join(WEIGHT_SETS)}, a file or None; {str(weights)!r} is neither"
+        f"weights must be one of {', '.join(WEIGHT_SETS)}, a file or folder, or None; {str(weights)!r} is neither"
         f"{nearest(str(weights), WEIGHT_SETS)}"
     )
 

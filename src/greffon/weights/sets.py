@@ -193,6 +193,8 @@ class Restored:
         sha256: of the file, 64 hex digits; None for random weights.
         notes: what the user should know, one sentence each.
         coverage: share of the backbone's parameters that the file gave, 0..1.
+        identity: what the file is, in words; empty for random weights.
+        check_up: what the network did with the probe pictures once it was filled; None for random weights.
     """
 
     weights: str
@@ -201,6 +203,8 @@ class Restored:
     sha256: str | None = None
     notes: tuple[str, ...] = ()
     coverage: float = 1.0
+    identity: str = ""
+    check_up: dict[str, Any] | None = None
 
 
 def weight_set(name: str) -> WeightSet:
