@@ -98,7 +98,7 @@ def resnet50(
         >>> backbone.output_shape
         (None, 7, 7, 1024)
     """
-    return _with_weights(
+    return build_resnet(
         50,
         weights,
         variant=variant,
@@ -111,7 +111,7 @@ def resnet50(
     )
 
 
-def _with_weights(
+def build_resnet(
     depth: int,
     weights: str | Path | None = None,
     *,
@@ -122,6 +122,7 @@ def _with_weights(
     tell: Callable[[str], None] = say,
     **options: Any,
 ) -> keras.Model:
+    """`resnet50` at any of the usual depths; `tell` is given what a weight file is and what of it fits."""
     from greffon.weights.restore import find_weights
 
     found = find_weights(weights, depth=depth, variant=variant, include_top=include_top, classes=classes)
@@ -130,9 +131,9 @@ def _with_weights(
     return model
 
 
-resnet101 = partial(_with_weights, 101)
+resnet101 = partial(build_resnet, 101)
 """`resnet50` at 101 layers, with random weights unless a file is given; takes the same arguments."""
-resnet152 = partial(_with_weights, 152)
+resnet152 = partial(build_resnet, 152)
 """`resnet50` at 152 layers, with random weights unless a file is given; takes the same arguments."""
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.write import is_run
-from greffon.errors import InputError
+from greffon.errors import InputError, WeightFileError
+from greffon.recipe import nearest
 from greffon.weights.fetch import require_cached
 from greffon.weights.sets import PREPROCESSINGS, WEIGHT_SETS, Preprocessing, usual_preprocessing
 
@@ -44,9 +45,29 @@ def find_start(weights: str) -> Start:
     path = Path(weights).expanduser()
     if is_run(path):
         return Start(str(path / "model.keras"), run=path)
-    if path.is_dir():
-        raise InputError(f"weights {weights}: the folder is no run of greffon train, and holds no weights of its own")
+    if not path.exists():
+        raise InputError(
+            f"weights must be one of {', '.join(WEIGHT_SETS)}, a weight file or a run; {weights!r} is none of them"
+            f"{nearest(weights, WEIGHT_SETS)}"
+        )
+    _look_into(path)
     return Start(str(path))
+
+
+def _look_into(path: Path) -> None:
+    """Names and shapes of a weight file, before any picture is read for a network that it cannot fill."""
+    from greffon.weights.identify import identify
+    from greffon.weights.read import opened
+
+    try:
+        with opened(path) as contents:
+            refusal = identify(contents).refusal
+    except WeightFileError as error:
+        if path.is_dir():
+            raise InputError(f"weights {path}: the folder is no run of greffon train, and no weights: {error}") from None
+        raise
+    if refusal:
+        raise WeightFileError(f"weight file {path}: {refusal}")
 
 
 def build_model(
@@ -58,13 +79,14 @@ def build_model(
         The model; the record of the preprocessing that it does; notes for the user.
     """
     from greffon.backbone.graft import graft
-    from greffon.backbone.resnet import resnet50
+    from greffon.backbone.resnet import build_resnet
 
     side = recipe.image_size
-    backbone = resnet50(weights=start.weights, input_shape=(side, side, 3))
+    told: list[str] = []
+    backbone = build_resnet(50, start.weights, input_shape=(side, side, 3), tell=told.append)
     restored = backbone.greffon_weights
     # Of a run, what becomes of its head is said below.
-    notes = [] if start.run else [f"weights: {note}" for note in restored.notes]
+    notes = [] if start.run else [*told, *(f"weights: {note}" for note in restored.notes)]
     record = restored.preprocessing
     if recipe.preprocessing != "auto":
         record = PREPROCESSINGS[recipe.preprocessing]
