@@ -32,7 +32,8 @@ def recognises(head: bytes, path: Path) -> bool:
     """A zip archive with a data.pkl in it, cut off or not."""
     if not head.startswith(b"PK\x03\x04"):
         return False
-    if head[30:].partition(b"\0")[0][: head[26]].endswith(b"/" + _PICKLE.encode()):
+    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    if first.endswith(b"/" + _PICKLE.encode()):
         return True  # PyTorch writes it first
     try:
         with path.open("rb") as file:
