@@ -89,6 +89,15 @@ def test_the_clock_is_looked_at_between_a_few_scans(monkeypatch):
     assert steps.max() <= limits._SCAN_BLOCK
 
 
+def test_jpeg_2000_cannot_be_stopped_and_is_not_begun(monkeypatch):
+    data = encoded(Image.effect_noise((64, 64), 80), "JPEG2000")
+    assert decode(data, 32, "crop").shape == (32, 32, 3)
+    monkeypatch.setattr(limits, "SLOW_BYTES", len(data) - 1)
+    with pytest.raises(PictureError, match="is a JPEG 2000 of") as caught:
+        decode(data, 32, "crop")
+    assert caught.value.fault == "too slow"
+
+
 # Sizes that files claim
 
 

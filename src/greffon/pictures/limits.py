@@ -35,6 +35,10 @@ PIXELS_PER_BYTE = 1000
 """The most that a byte of a larger file may stand for. JPEG cannot reach 300. The others reach it with one single
 colour, and need a gigabyte for it; PNG and TIFF are not asked, as blank pages of fax machines are that small."""
 
+SLOW_BYTES = 80_000_000
+"""Bytes of a JPEG 2000, which needs 0.12 seconds for each million of them and is decoded in one go; all other kinds
+that are need under 8 seconds for `MAX_PIXELS` of noise."""
+
 _THIN = frozenset(("JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JPEG2000"))
 
 _SCAN_BLOCK = 4096  # bytes of a progressive JPEG between two looks at the clock: in 64 kB are a thousand empty scans
@@ -57,6 +61,12 @@ def check_claim(image: Image.Image, length: int | None) -> None:
         raise PictureError(
             f"has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are decoded; scale it down",
             "too large",
+        )
+    if image.format == "JPEG2000" and length is not None and length > SLOW_BYTES:
+        raise PictureError(
+            f"is a JPEG 2000 of {length:,} bytes, which would take more than {TIME_LIMIT:g} seconds of processor time: "
+            "scale it down, or save it as another kind of file",
+            "too slow",
         )
     thin = image.format in _THIN and length is not None and width * height > max(LARGE_CLAIM, PIXELS_PER_BYTE * length)
     if thin:
