@@ -114,6 +114,8 @@ def test_pairs(tmp_path, monkeypatch):
     assert catalog.ok["label"].to_list() == ["cat", "3", "cat"]
     several = catalog_of([("x/1.png", ["a", "b"]), ("x/2.png", ["b"])], root=tmp_path)
     assert several.labels_of(several.ok) == [["a", "b"], ["b"]]
+    odd = catalog_of([*pairs, ("a\0.png", "cat"), ("\udcff.png", "cat")])
+    assert odd.ignored["reason"].to_list() == ["its path holds a zero byte", "its name is not valid UTF-8"]
     with pytest.raises(DataError, match=r"pairs \(path, label\), got at place 1: 'x/2.png'"):
         catalog_of([("x/1.png", "a"), "x/2.png"])
 

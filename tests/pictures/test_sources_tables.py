@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 
 import polars as pl
 import pytest
@@ -14,6 +15,7 @@ from greffon.errors import DataError, InputError
 from greffon.pictures.catalog import Catalog
 from greffon.pictures.sources.choose import catalog_of
 from greffon.pictures.sources.columns import Columns
+from greffon.pictures.sources.parquet import panics_told
 
 NAMES = ("images/1.png", "images/2.png", "images/3.png", "images/4.png")
 
@@ -81,6 +83,8 @@ def test_other_columns_by_name(data):
     catalog = catalog_of(csv(data, text), columns=columns)
     assert catalog.ok["group"].to_list() == ["p", "p", "q", "q"]
     assert catalog.ok["split"].to_list() == ["train", "train", "val", "test"]
+    assert any("1 groups are on more than one side of the given split" in note and "q: val and test" in note
+               for note in catalog.notes)  # fmt: skip
     unused = catalog_of(csv(data, text.replace("what", "label").replace("scan", "path")))
     assert any("'patient' is not used" in note for note in unused.notes)
     with pytest.raises(DataError, match="no column 'wat'; did you mean 'what'"):
@@ -327,3 +331,46 @@ def test_an_edited_catalog_is_checked(data):
         edited(text)
     assert len(Catalog.load(data / "catalog.csv", check=False).ok) == 4
     assert len(edited(text.replace(lines[3], lines[3].replace(",ok,", ",ignored,"))).ok) == 3
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.large)])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "catalog.csv"])
+def test_damaged_tables_end_in_an_error_of_ours(data, name, count):
+    csv(data, table(), "a.csv")
+    csv(data, "\n".join(json.dumps({"path": path, "labels": ["a", "b"]}) for path in NAMES), "a.jsonl")
+    catalog_of(data / "a.csv").save(data / "catalog.csv")
+    content, draw, refused = (data / name).read_bytes(), random.Random(0), 0
+    for _ in range(count):
+        damaged = bytearray(content)
+        for _ in range(draw.randint(1, 3)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        (data / f"z{name}").write_bytes(damaged[: draw.randrange(len(damaged))] if draw.random() < 0.2 else damaged)
+        try:
+            catalog_of(data / f"z{name}")
+        except (DataError, InputError):
+            refused += 1
+    assert 0 < refused <= count
+
+
+def test_what_polars_panics_about_is_an_error():
+    with pytest.raises(pl.exceptions.ComputeError, match="it is damaged"), panics_told():
+        raise pl.exceptions.PanicException("assertion failed")
+
+
+def test_a_parquet_file_that_is_cut_is_an_input_error(data):
+    pl.DataFrame({"path": NAMES, "label": list("abab")}).write_parquet(data / "a.parquet")
+    content = (data / "a.parquet").read_bytes()
+    for length in (0, 3, len(content) // 2, len(content) - 1):
+        (data / "a.parquet").write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"a.parquet cannot be read"):
+            catalog_of(data / "a.parquet")
+
+
+def test_copies_with_other_labels_are_conflicts_also_where_there_are_several(data):
+    (data / "images" / "3.png").write_bytes((data / "images" / "1.png").read_bytes())
+    tags = catalog_of(csv(data, table(label=("a|b", "b", "b|a", "a"), header=("path", "tags"))))
+    assert len(tags.copies) == 2
+    assert tags.conflicts.is_empty()
+    tags = catalog_of(csv(data, table(label=("a|b", "b", "a", "a"), header=("path", "tags"))))
+    assert sorted(tags.conflicts["path"]) == ["images/1.png", "images/3.png"]
+    assert any("under more than one label" in note for note in tags.notes)

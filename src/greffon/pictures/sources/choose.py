@@ -17,7 +17,8 @@ from greffon.pictures.sources.columns import Columns, found_in_table
 from greffon.pictures.sources.files import found_in_files, is_pattern, table_catalog_file
 from greffon.pictures.sources.found import Found, Row, catalog_from, joined
 from greffon.pictures.sources.locate import is_address, local_file
-from greffon.pictures.sources.table_file import TABLE_SUFFIXES, Table
+from greffon.pictures.sources.table_file import Table
+from greffon.pictures.sources.tables import TABLE_SUFFIXES
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:

@@ -93,7 +93,7 @@ def found_in_table(table: Table, columns: Columns, root: Path, name: str) -> Fou
     if not len(frame):
         raise DataError(f"{name} has no rows")
     path = _chosen(frame, columns.path, PATHS, "where the pictures are", name)
-    assert_no_clash(columns)
+    _check_no_clash(columns)
     group = _column(frame, columns.group, ("group", "group_id"), name)
     split = _column(frame, columns.split, _SPLITS, name)
     notes = [*table.notes, *_note_on_groups(frame, group, columns)]
@@ -109,12 +109,7 @@ def found_in_table(table: Table, columns: Columns, root: Path, name: str) -> Fou
     return Found(rows, root, name, class_names, several, tuple(notes))
 
 
-def assert_no_clash(columns: Columns) -> None:
-    """Refuse one column that is to be two things.
-
-    Raises:
-        InputError: it is.
-    """
+def _check_no_clash(columns: Columns) -> None:
     labels = columns.label if isinstance(columns.label, tuple) else (columns.label,)
     named = [column for column in (columns.path, *labels, columns.group, columns.split) if column is not None]
     twice = [column for column, count in Counter(named).items() if count > 1]

@@ -15,8 +15,9 @@ from greffon.pictures.sources.columns import Columns, found_in_table
 from greffon.pictures.sources.folders import files_below, found_in_remote_folder
 from greffon.pictures.sources.found import Found, Row
 from greffon.pictures.sources.locate import is_address, is_local, local_file, located
+from greffon.pictures.sources.parquet import panics_told
 from greffon.pictures.sources.sides import sides_of_names
-from greffon.pictures.sources.table_file import TABLE_SUFFIXES, read_table
+from greffon.pictures.sources.tables import TABLE_SUFFIXES, read_table
 from greffon.pictures.sources.web_dataset import expanded, found_in_shards
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def table_catalog_file(place: str | Path, schema: Mapping[str, Any]) -> Path | N
         return None
     try:
         if place.suffix == ".parquet":
-            names = set(pl.read_parquet_schema(place))
+            with panics_told():
+                names = set(pl.read_parquet_schema(place))
         else:
             with place.open("rb") as stream:
                 line = stream.readline(65536).decode("utf-8-sig", "replace")

@@ -112,7 +112,7 @@ def catalog_from(
     Raises:
         DataError: rows contradict one another, most files are gone, or classes are missing; the message lists them.
     """
-    rows = _without_repetition(_named(found, class_names))
+    rows = _without_repetition([_with_possible_path(row) for row in _named(found, class_names)])
     rows = [replace(row, ignored="has no label") if _is_unlabelled(row, found) else row for row in rows]
     if not any(not row.ignored for row in rows):
         reasons = Counter(row.ignored for row in rows)
@@ -127,6 +127,15 @@ def catalog_from(
     _check_readable(found, catalog, to)
     notes = (*found.notes, *_notes(rows, catalog), *notes_on_copies(catalog))
     return replace(catalog, notes=notes)
+
+
+def _with_possible_path(row: Row) -> Row:
+    try:
+        row.path.encode("utf-8")
+    except UnicodeEncodeError:
+        path = row.path.encode("utf-8", "backslashreplace").decode("utf-8")
+        return replace(row, path=path, ignored="its name is not valid UTF-8")
+    return replace(row, ignored="its path holds a zero byte") if "\0" in row.path else row
 
 
 def _is_unlabelled(row: Row, found: Found) -> bool:
@@ -271,10 +280,26 @@ def _notes(rows: list[Row], catalog: Catalog) -> list[str]:
     if unlabelled:
         notes.append(f"{len(unlabelled)} pictures have no label and are left out:{_lines(unlabelled)}")
     bad = catalog.quarantined.select("path", "reason").rows()
+    notes += _notes_on_groups(catalog)
     gone = [(path, "") for path, reason in bad if "no such" in reason]
     if gone:
         notes.append(f"{len(gone)} files are not there and are left out:{_lines(gone)}")
     return notes
+
+
+def _notes_on_groups(catalog: Catalog) -> list[str]:
+    """What to tell of groups that a given split tears apart."""
+    if "group" not in catalog.frame.columns:
+        return []
+    given = catalog.ok.filter((pl.col("group") != "") & (pl.col("split") != ""))
+    sides = given.group_by("group", maintain_order=True).agg(pl.col("split").unique(maintain_order=True))
+    torn = sides.filter(pl.col("split").list.len() > 1)
+    if not len(torn):
+        return []
+    lines = _lines(
+        (group, " and ".join(names)) for group, names in zip(torn["group"], torn["split"].to_list(), strict=True)
+    )
+    return [f"{len(torn)} groups are on more than one side of the given split, so the scores will be too good:{lines}"]
 
 
 def _lines(items: Iterable[tuple[str, str]]) -> str:

@@ -97,11 +97,18 @@ def _found(dataset: Any, columns: Columns, name: str, advance: Callable[[int], N
             if class_names is not None:
                 labels = tuple(class_names[int(value)] for value in labels if value.isdecimal())
             member = label_text(record[group]) if group else ""
-            side = SPLIT_FOLDERS.get(label_text(record[columns.split]).lower(), "") if columns.split else ""
+            side = _side(record[columns.split], columns.split, name) if columns.split else ""
             rows.append(Row(path or origin, labels, member, side, "" if path else "has no bytes and no path", origin))
             if advance is not None:
                 advance(1)
     return Found(rows, keeper.folder, name, class_names, several)
+
+
+def _side(value: Any, feature: str, name: str) -> str:
+    text = label_text(value)
+    if text and text.lower() not in SPLIT_FOLDERS:
+        raise DataError(f"{name}: feature {feature!r} must hold train, val or test, got {text!r}")
+    return SPLIT_FOLDERS.get(text.lower(), "")
 
 
 def _feature(features: dict[str, Any], wanted: Any, fits: Any, usual: tuple[str, ...], what: str, name: str) -> str:

@@ -169,7 +169,7 @@ def stamp(locator: str | Path) -> tuple[int, int, int] | None:
         if _OUR_FILES.match(str(locator)):
             return _times(local_file(str(locator)))
         told = told_of(str(locator), anew=True)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a zero byte
         return None
     return None if told is None else (told.size, short_digest(told.version), 0)
 

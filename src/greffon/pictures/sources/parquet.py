@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from greffon.errors import InputError
 from greffon.pictures.sources.table_file import Table
 
 if TYPE_CHECKING:
@@ -27,6 +29,24 @@ def read_parquet(file: Path) -> Table:
         OSError: the file cannot be read.
         polars.exceptions.PolarsError: it is no Parquet file.
     """
+    with panics_told():
+        return _read(file)
+
+
+@contextmanager
+def panics_told() -> Iterator[None]:
+    """Polars panics on some damaged files, which is no `Exception`: an error of its own in place of that.
+
+    Raises:
+        polars.exceptions.ComputeError: it panicked.
+    """
+    try:
+        yield
+    except pl.exceptions.PanicException as error:
+        raise pl.exceptions.ComputeError(f"it is damaged ({str(error)[:80]}...)") from error
+
+
+def _read(file: Path) -> Table:
     lazy = pl.scan_parquet(file, glob=False)
     schema = lazy.collect_schema()
     columns = []
@@ -46,7 +66,11 @@ def read_parquet(file: Path) -> Table:
     def bytes_in(name: str) -> Iterator[bytes | None]:
         rows = max(1, _AT_ONCE * len(frame) // max(1, file.stat().st_size))
         for start in range(0, len(frame), rows):
-            part = lazy.select(_content(name, schema[name]).alias(name)).slice(start, rows).collect()
+            try:
+                with panics_told():
+                    part = lazy.select(_content(name, schema[name]).alias(name)).slice(start, rows).collect()
+            except (OSError, pl.exceptions.PolarsError) as error:
+                raise InputError(f"{file}, column {name!r} cannot be read: {error}") from error
             yield from part[name]
 
     return Table(frame, content=bytes_in, class_names=_class_names(file))

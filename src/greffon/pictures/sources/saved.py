@@ -9,6 +9,7 @@ import polars as pl
 from greffon.errors import DataError, InputError
 from greffon.pictures.sources.labels import SEPARATOR, joined_labels, labels_of
 from greffon.pictures.sources.locate import located, missing
+from greffon.pictures.sources.parquet import panics_told
 from greffon.pictures.sources.table_file import read_csv
 from greffon.recipe import nearest
 
@@ -48,7 +49,8 @@ def read_saved(file: Path, schema: Mapping[str, Any], optional: Mapping[str, Any
     """
     kinds = {**schema, **optional}
     try:
-        frame = pl.read_parquet(file) if _kind(file) == ".parquet" else read_csv(file).frame
+        with panics_told():
+            frame = pl.read_parquet(file) if _kind(file) == ".parquet" else read_csv(file).frame
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"catalog {file} cannot be read: {error}") from error
     lacking = [name for name in schema if name not in frame.columns]

@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV of any separator and encoding, JSON Lines, Parquet."""
+"""Tables of text as people have them: CSV of any separator and encoding, JSON Lines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 _SEPARATORS = (",", ";", "\t", "|")
 _SHOWN = 10
@@ -42,28 +40,6 @@ class Table:
     notes: tuple[str, ...] = ()
     content: Callable[[str], Iterator[bytes | None]] | None = None
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def read_table(file: Path) -> Table:
-    """Read CSV, TSV or JSON Lines whole, and of Parquet what is not bytes.
-
-    Raises:
-        InputError: the file cannot be read, or its name ends in none of `TABLE_SUFFIXES`.
-        DataError: it is not such a table; the message names the lines.
-    """
-    kind = file.suffix.lower()
-    try:
-        if kind in (".csv", ".tsv"):
-            return read_csv(file)
-        if kind in (".jsonl", ".ndjson"):
-            return read_json_lines(file)
-        if kind == ".parquet":
-            from greffon.pictures.sources.parquet import read_parquet
-
-            return read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
-    raise InputError(f"a table's name must end in {', '.join(TABLE_SUFFIXES)}, got {file.name!r}")
 
 
 def read_csv(file: Path) -> Table:
