@@ -122,6 +122,7 @@ def test_calls_are_refused_by_name_and_not_run(tmp_path, function, arguments, pr
 
 ESCAPES = {
     "dotted name": b"\x80\x04" + text("argparse") + text("_os.system") + b"\x93.",
+    "a module in another": named("torch.serialization.os") + b".",
     "dunder in a name": b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__") + b"\x93.",
     "INST": b"(X\x02\x00\x00\x00idios\nsystem\n.",
     "OBJ": b"(" + named("os.system") + text("id") + b"o.",

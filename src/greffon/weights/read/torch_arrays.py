@@ -228,9 +228,7 @@ class TorchArray(StoredArray):
         swap_bytes(data, self._itemsize, big_endian=storage.big_endian)
         # Inside `data`, for the last number that the strides reach was checked above.
         strides = tuple(stride * self._itemsize for stride in self._strides)
-        return np.ascontiguousarray(as_strided(data.view(dtype), self.shape, strides, writeable=False)).reshape(
-            self.shape
-        )
+        return np.ascontiguousarray(as_strided(data.view(dtype), self.shape, strides)).reshape(self.shape)
 
 
 def checked_size(shape: Shape) -> int:

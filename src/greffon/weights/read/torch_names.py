@@ -28,6 +28,9 @@ _REFUSED = frozenset(
     fcntl syslog faulthandler weakref antigravity idlelib lib2to3 turtle fabric paramiko sh plumbum psutil
     """.split()  # noqa: SIM905  # as a list it would be 120 lines
 )
+_REFUSED_MODULES = frozenset(
+    {"os", "sys", "subprocess", "builtins", "importlib", "ctypes", "socket", "shutil", "posix"}
+)
 # Parts of packages that are otherwise harmless.
 _REFUSED_PARTS = (
     *("torch.load", "torch.save", "torch.hub", "torch.serialization.load", "torch.serialization._load"),
@@ -175,6 +178,8 @@ def _refused(module: str, name: str) -> bool:
     if full in _HARMLESS:
         return False
     if module.partition(".")[0] in _REFUSED or f"{full}.".startswith(tuple(f"{part}." for part in _REFUSED_PARTS)):
+        return True
+    if name in _REFUSED_MODULES:  # a module that another one imports: "torch.serialization" and "os"
         return True
     # A dotted name goes from attribute to attribute: "argparse" and "_os.system". Nested classes have dots, too.
     parts = name.split(".")

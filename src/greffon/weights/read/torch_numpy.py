@@ -79,11 +79,10 @@ class NumpyArray(StoredArray, Stateful):
 
     def read(self) -> Array:
         """The numbers, as stored."""
-        data = np.frombuffer(_bytes(self._raw), np.uint8)
+        data = np.array(np.frombuffer(_bytes(self._raw), np.uint8))
         if data.size != self.cost:
             raise WeightFileError(f"an array of shape {self.shape} has {data.size:,} bytes, not {self.cost:,}")
         if READABLE[self.dtype] > 1 and self._big_endian:
-            data = data.copy()
             swap_bytes(data, READABLE[self.dtype], big_endian=True)
         return data.view(numpy_dtype(self.dtype)).reshape(self.shape, order="F" if self._fortran else "C")
 

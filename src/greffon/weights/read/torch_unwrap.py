@@ -196,8 +196,7 @@ def _what(root: Any) -> str:
         return "one tensor without a name"
     if isinstance(root, Inert):
         return f"an object of {shown(root.name)}"
-    entries = _entries(root)
-    keys = [key for key in entries if type(key) is str]
+    keys = [key for key in root if type(key) is str] if type(root) is dict else []
     if {"state", "param_groups"} <= set(keys):
         return "the state of an optimizer: the weights are in another file"
     return f"a dict with {_listed(keys)}" if keys else f"a Python {type(root).__name__}"
