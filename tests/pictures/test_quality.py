@@ -238,6 +238,27 @@ def test_without_exif_or_with_a_damaged_one_there_is_no_camera(tmp_path, exif):
     assert read_picture(tmp_path / "a.jpg").facts.camera == ""
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+def test_a_jpeg_that_was_never_written_to_its_end(tmp_path, share, progressive):
+    """To the decoder zeros are a picture like any other, and sometimes there are enough of them."""
+    file = tmp_path / "a.jpg"
+    photograph().save(file, quality=90, progressive=progressive)
+    whole = file.read_bytes()
+    kept = int(len(whole) * share)
+    file.write_bytes(whole[:kept] + bytes(3 * (len(whole) - kept) + 100))
+    scanned = read_picture(file)
+    assert scanned.fault == "truncated"
+    assert str(tmp_path) not in scanned.reason
+    assert "in memory" not in scanned.reason
+
+
+def test_a_jpeg_that_is_filled_up_with_zeros_behind_its_end_is_good(tmp_path):
+    photograph().save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + bytes(4096))
+    assert read_picture(tmp_path / "a.jpg").findings("a.jpg") == ()
+
+
 def test_what_crop_loses_in_one_sentence():
     assert crop_note([("a.jpg", 640, 480), ("b.jpg", 100, 200)]) == ""
     note = crop_note([("a.jpg", 640, 480), ("b.jpg", 1000, 200), ("c.jpg", 100, 1000)])

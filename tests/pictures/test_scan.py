@@ -1,5 +1,7 @@
+import io
 import os
 import shutil
+import tarfile
 import time
 from pathlib import Path
 
@@ -93,6 +95,42 @@ def test_what_cannot_be_read_has_a_reason_without_the_path(tmp_path, kind, make,
     assert "picture in memory" not in found.reason
     assert found.width is None
     assert bool(found.hash) == file.exists()
+
+
+def test_pictures_in_an_archive_are_scanned_where_they_lie(tmp_path, folder, reads, later):
+    """By the locators of its members; the second time none is read."""
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for _, file in listed(folder):
+            archive.add(file, file.name)
+        bad = tarfile.TarInfo("bad.png")
+        bad.size = 3
+        archive.addfile(bad, io.BytesIO(b"bad"))
+    names = [file.name for _, file in listed(folder)] + ["bad.png", "missing.png"]
+    members = [(name, f"{tmp_path / 'shard.tar'}::{name}") for name in names]
+    found = scan(folder, members)
+    plain = [read_picture(file) for _, file in listed(folder)]
+    assert found[:-2] == plain
+    assert [each.fault for each in found[-2:]] == ["not a picture", "missing"]
+    reads.clear()
+    assert scan(folder, members)[:-2] == plain
+    assert len(reads) == 2
+
+
+def test_an_address_is_scanned_by_what_it_holds(folder):
+    fsspec = pytest.importorskip("fsspec")
+    file = listed(folder)[0][1]
+    fsspec.filesystem("memory").pipe("/scan/a.png", file.read_bytes())
+    (found,) = scan(folder, [("a.png", "memory://scan/a.png")])
+    assert found == read_picture(file)
+
+
+def test_findings_are_remembered_too(tmp_path, reads, later):
+    file = tmp_path / "data" / "a.jpg"
+    file.parent.mkdir()
+    Image.new("RGB", (300, 20), "red").save(file, "PNG")
+    said = [{finding.kind for finding in scan(file.parent, listed(file.parent))[0].findings("a.jpg")} for _ in "12"]
+    assert said == [{"wrong extension", "odd shape", "one colour"}] * 2
+    assert len(reads) == 1
 
 
 def test_results_are_in_the_order_of_the_files(folder):

@@ -47,6 +47,8 @@ _CHUNK = 16  # pictures that a thread is given at a time: handing over costs as 
 _AHEAD = 4
 _WHOLE_BYTES = 256 * 2**20  # longer files are hashed in pieces and decoded from the disk
 _RACY_NS = 2 * 10**9  # a file changed this short before the scan could change again within the clock's grain
+_ZEROS = 64
+_NEVER_WRITTEN = "is cut short: it ends in zeros, as a file that was never written to its end"
 _MEMORY_SCHEMA = {
     "path": pl.String,
     "size_bytes": pl.Int64,
@@ -174,6 +176,8 @@ def read_picture(file: str | Path) -> Scanned:
             width, height = upright_size(image)
             mode = image.mode
             facts = facts_of(image, load(image, LOOKED_AT, "pad"), mode)
+        if facts.format == "JPEG" and content is not None and _ends_in_nothing(content):
+            raise PictureError(f"{name_of(source)}: {_NEVER_WRITTEN}", "truncated")
     except PictureError as error:
         return Scanned(digest, length, None, None, str(error).removeprefix(f"{name_of(source)}: "), error.fault)
     return Scanned(digest, length, width, height, facts=facts)
@@ -270,6 +274,11 @@ def _read_chunk(memory: _Memory, chunk: list[tuple[str, str | Path]]) -> list[_R
         known = memory.get(path, stamp)
         results.append((stamp, known or read_picture(file), known is None))
     return results
+
+
+def _ends_in_nothing(content: bytes) -> bool:
+    """Whether a JPEG has zeros in place of its end: to its decoder they are a picture like any other."""
+    return content.endswith(bytes(_ZEROS)) and b"\xff\xd9" not in content[content.rfind(b"\xff\xda") :]
 
 
 def _hash_in_pieces(file: Path) -> str:
