@@ -282,6 +282,19 @@ def test_arrays_whose_sizes_lie(tmp_path):
         pass
 
 
+def test_an_array_described_twice_is_what_was_said_last(tmp_path):
+    path = tmp_path / "weights.pkl"
+    begin = b"\x80\x02}(" + text("b") + named("numpy.dtype") + text("f4") + b"\x85Rq\x01" + text("a")
+    array = named("numpy.core.multiarray._reconstruct") + b")R"
+    first = b"(K\x01K\x02\x85h\x01\x89U\x08" + bytes(8) + b"tb"
+    path.write_bytes(begin + array + first + b"u.")
+    with torch_bare.opened(path) as contents:
+        np.testing.assert_array_equal(contents.tensors["a"].load(), [0, 0])
+    path.write_bytes(begin + array + first + b"(K\x01K\x07\x85N\x89U\x08" + bytes(8) + b"tbu.")
+    with pytest.raises(WeightFileError, match="it holds no weights"), torch_bare.opened(path):
+        pass
+
+
 def test_safetensors_is_no_pickle(tmp_path):
     assert not torch_bare.recognises(struct.pack("<Q", 0x0280) + b'{"a"', tmp_path)
 
