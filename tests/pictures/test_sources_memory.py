@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,13 @@ def test_what_fails_half_way_leaves_nothing():
         keeper.add(ppm(noise(2, 2, 3)))
         raise ZeroDivisionError
     assert not list(kept_dir().iterdir())
+    killed, busy = kept_dir() / "part-killed", kept_dir() / "part-busy"
+    killed.mkdir()
+    busy.mkdir()
+    os.utime(killed, (1e9, 1e9))
+    with Keeper():
+        assert not killed.exists()
+        assert busy.exists()
 
 
 def test_names_by_content_do_not_depend_on_the_order():

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _IN_FOLDER = 1000
+_PART = "part-"
+_STALE_SECONDS = 7 * 24 * 3600
 _TOLERANCE = 1.0  # resizing of others may leave 0..255 by this much
 _SUFFIXES = (
     (b"\xff\xd8\xff", ".jpg"),
@@ -67,7 +71,11 @@ class Keeper:
 
     def __enter__(self) -> Self:
         kept_dir().mkdir(parents=True, exist_ok=True)
-        self._temporary = Path(tempfile.mkdtemp(dir=kept_dir(), prefix="part-"))
+        for part in kept_dir().glob(f"{_PART}*"):  # of a process that was killed
+            with suppress(OSError):
+                if part.stat().st_mtime < time.time() - _STALE_SECONDS:
+                    shutil.rmtree(part, ignore_errors=True)
+        self._temporary = Path(tempfile.mkdtemp(dir=kept_dir(), prefix=_PART))
         return self
 
     def add(self, content: bytes, *, by_content: bool = False) -> str:
