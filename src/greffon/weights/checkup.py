@@ -93,7 +93,7 @@ def check_up(
 
     Returns:
         The findings. Faults: values that are no numbers, variances that cannot be, answers other than the stored
-        ones. Odd: BatchNorm statistics that do not fit their places, swapped blocks and transposed kernels, features
+        ones. Odd: BatchNorm statistics that do not fit their places, swapped blocks, features
         that are dead or explode, kernels that were never trained, another preprocessing that fits better.
 
     Raises:

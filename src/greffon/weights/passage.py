@@ -38,8 +38,6 @@ class Passage:
 
     Attributes:
         norms: per BatchNorm what reached it.
-        transposed: per BatchNorm behind a square kernel, what would have reached it, were the kernel's height and
-            width exchanged.
         arriving: per 1x1 convolution that begins a block, the mean per channel of what reached it.
         dead: share of channels that were nowhere above 0, per ReLU at the end of a block, 0..1.
         largest: largest value behind those; infinite or NaN where one value was.
@@ -48,7 +46,6 @@ class Passage:
     """
 
     norms: dict[str, Moments] = field(default_factory=dict)
-    transposed: dict[str, Moments] = field(default_factory=dict)
     arriving: dict[str, Floats] = field(default_factory=dict)
     dead: dict[str, float] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
@@ -98,7 +95,7 @@ def send(model: keras.Model, pictures: Floats, *, renewed: bool = False, norms: 
         norms: stop after so many BatchNorm layers; None: go to the end.
 
     Returns:
-        `norms`, `transposed` and `arriving` with `renewed`; without it `dead`, `largest`, `features` and `top`.
+        `norms` and `arriving` with `renewed`; without it `dead`, `largest`, `features` and `top`.
     """
     seen = Passage()
     calls = list(_calls(model))
@@ -146,7 +143,7 @@ def _call(operation: Any, given: list[Any], seen: Passage, *, renewed: bool) -> 
     value: Any = given[0] if len(given) == 1 else given
     if renewed and is_norm(operation):
         return _renewed_norm(operation, value, seen)
-    if renewed and is_convolution(operation):
+    if renewed and is_convolution(operation) and operation.name.endswith("_1_conv"):
         _look_at_convolution(operation, value, seen)
     if type(operation).__name__ == "Dense" and value.shape[-1] != operation.kernel.shape[0]:
         return None  # behind a Flatten of another size
@@ -172,14 +169,7 @@ def _renewed_norm(norm: Any, value: Any, seen: Passage) -> Any:
 def _look_at_convolution(convolution: Any, value: Any, seen: Passage) -> None:
     from keras import ops
 
-    if convolution.kernel_size[0] == convolution.kernel_size[1] > 1:
-        kernel = ops.cast(ops.transpose(convolution.kernel, (1, 0, 2, 3)), value.dtype)
-        other = ops.conv(
-            value, kernel, strides=convolution.strides, padding=convolution.padding, data_format="channels_last"
-        )
-        seen.transposed[convolution.name.removesuffix("_conv") + "_bn"] = _moments(other)
-    elif convolution.name.endswith("_1_conv"):
-        seen.arriving[convolution.name] = _array(ops.mean(ops.cast(value, "float32"), axis=(0, 1, 2)))
+    seen.arriving[convolution.name] = _array(ops.mean(ops.cast(value, "float32"), axis=(0, 1, 2)))
 
 
 def _look_at_values(operation: Any, result: Any, seen: Passage) -> None:

@@ -25,8 +25,6 @@ Severity = Literal["fault", "odd"]
 
 # Measured on re-estimated networks: those in order agree to 0.78 or more, layers in each other's place to 0.55 or less.
 _AGREES = 0.65
-# Standard errors; of networks in order none reached 2.2, of transposed kernels a fifth goes beyond.
-_EXCHANGED = 2.5
 _FEWEST = 16  # channels, below which agreement says little
 _SAMPLE = 4096  # values of a kernel that are looked at
 _LISTED = 5
@@ -129,7 +127,10 @@ def agreement(stored: Norm | Moments, seen: Moments) -> float | None:
 
 
 def misplaced(model: Any, norms: Mapping[str, Norm], seen: Passage) -> list[Finding]:
-    """BatchNorm layers that do not fit what reaches them; blocks and kernels that would fit better otherwise.
+    """BatchNorm layers that do not fit what reaches them, and blocks that would fit better in each other's place.
+
+    Means are compared, not variances: those depend on the kind of pictures. So a kernel whose height and width are
+    exchanged is not seen here, as the mean of what it gives is the same.
 
     Args:
         model: the flat network.
@@ -149,9 +150,6 @@ def misplaced(model: Any, norms: Mapping[str, Norm], seen: Passage) -> list[Find
     inside = tuple(f"{block}_" for pair in swapped for block in pair[:2])
     findings = [_swap_sentence(*pair) for pair in swapped]
     findings += [_misfit(name, value) for name, value in low.items() if not name.startswith(inside)]
-    for name, other in seen.transposed.items():
-        if name in norms and name in seen.norms and name not in low:
-            findings += _transposed(name, norms[name], seen.norms[name], other)
     return findings
 
 
@@ -227,32 +225,6 @@ def _distances(
         off = np.abs(means - norm.mean)[:, alive] / _deviation(norm.variance[alive])
         far[:, column] = np.minimum(off, 3).mean(axis=1)
     return far
-
-
-def _transposed(name: str, stored: Norm, seen: Moments, other: Moments) -> list[Finding]:
-    """Whether the kernel in front would fit better with height and width exchanged: means do not move, variances do.
-
-    The log variances that are stored are regressed on what the exchange would change: slope 0 as it is, 1 exchanged.
-    """
-    alive = _alive(stored.variance)
-    if alive.sum() < _FEWEST:
-        return []
-    floor = 1e-3 * float(np.median(stored.variance))
-    logs = [np.log(variance[alive] + floor) for variance in (stored.variance, seen.variance, other.variance)]
-    change, miss = (part - np.median(part) for part in (logs[2] - logs[1], logs[0] - logs[1]))
-    power = float((change**2).sum())
-    if power < 1e-6 * len(change):
-        return []  # it makes no difference
-    miss = np.clip(miss, -1.5, 1.5)
-    slope = float((change * miss).sum()) / power
-    error = float(np.sqrt(((miss - slope * change) ** 2).sum() / (len(change) - 2) / power)) + 1e-9
-    if slope - 0.5 < _EXCHANGED * error or slope < 4 * error:
-        return []
-    said = (
-        f"{name}: its stored variances would fit better if the height and width of the kernel in front of it were "
-        f"exchanged (by {(slope - 0.5) / error:.1f} standard errors): is that kernel transposed?"
-    )
-    return [Finding("odd", name, said, {"slope": slope, "error": error})]
 
 
 def _as_initialised(kernel: Floats) -> bool:

@@ -146,7 +146,8 @@ def write_outputs(outputs: ProbeOutputs, path: Path) -> None:
 def read_outputs(path: Path) -> ProbeOutputs | None:
     """Stored outputs from a file; None where it is damaged: that is no reason to refuse weights."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves a file open that is no archive.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             preprocessing, probes, side = (str(value) for value in file["about"])
             top = file["top"] if "top" in file.files else None
             return ProbeOutputs(file["features"], top, preprocessing, int(probes), int(side))
