@@ -286,6 +286,10 @@ def test_other_files_are_told_apart(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", "{}")
     assert not torch_zip.recognises(path.read_bytes()[:512], path)
+    whole = make_zip(path, state(a=tensor())).read_bytes()
+    path.write_bytes(whole[:-30])
+    with pytest.raises(WeightFileError, match="it is cut off: the archive's directory"):
+        load(path)
     path.write_bytes(b"PK\x03\x04 and nothing")
     assert not torch_zip.recognises(path.read_bytes(), path)
 

@@ -5,6 +5,7 @@ TorchScript archives, which hold code too, are read in the same way: their param
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +27,16 @@ if TYPE_CHECKING:
 
 NAME = "PyTorch"
 _PICKLE = "data.pkl"
+_FIRST = re.compile(rb"[^/]+/data(\.pkl|/\d+)")  # what PyTorch writes first, and TorchScript
 
 
 def recognises(head: bytes, path: Path) -> bool:
-    """A zip archive with a data.pkl in it, cut off or not."""
+    """A zip archive that begins as PyTorch's do, cut off or not; or that has a data.pkl in it."""
     if not head.startswith(b"PK\x03\x04"):
         return False
     first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-    if first.endswith(b"/" + _PICKLE.encode()):
-        return True  # PyTorch writes it first
+    if _FIRST.fullmatch(first):
+        return True
     try:
         with path.open("rb") as file:
             return any(_is_pickle(name) for name in Archive(file, path.stat().st_size).members)
