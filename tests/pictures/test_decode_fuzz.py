@@ -26,6 +26,7 @@ from PIL import Image, features
 
 from greffon.errors import DataError
 from greffon.pictures.decode import crop_loss, decode, read_size
+from greffon.pictures.jpeg_check import damage_in
 from greffon.pictures.loaded import load
 from greffon.pictures.opened import opened
 from greffon.pictures.quality import LOOKED_AT, facts_of
@@ -152,6 +153,8 @@ def attempt(data, rule):
         with opened(data) as image:
             mode = image.mode
             facts_of(image, load(image, LOOKED_AT, "pad"), mode)
+            if image.format == "JPEG":
+                damage_in(data, mode)
     except DataError as error:
         assert "object at 0x" not in str(error)
         return "error"

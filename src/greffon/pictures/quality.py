@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 Severity = Literal["quarantine", "warning"]
 Warned = Literal[
-    "wrong extension", "animated", "tiny", "one colour", "very dark", "very blurred", "odd shape", "broken profile"
+    "damaged data",
+    "wrong extension",
+    "animated",
+    "tiny",
+    "one colour",
+    "very dark",
+    "very blurred",
+    "odd shape",
+    "broken profile",
 ]
 
 LOOKED_AT = 128
@@ -89,6 +97,7 @@ class Facts:
         blur: 0 sharp to 1 blurred (`blur_of`); None where the picture is too small to say.
         broken_profile: whether it has an ICC profile that cannot be used.
         camera: what made the file, by its EXIF: maker, model and software, as far as they are there.
+        damage: what is wrong with the data of a JPEG that could be decoded all the same, or "" (`jpeg_check`).
     """
 
     format: str
@@ -103,6 +112,7 @@ class Facts:
     blur: float | None
     broken_profile: bool
     camera: str
+    damage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +245,11 @@ def _of_the_file(path: str, facts: Facts) -> Iterable[tuple[Warned, str]]:
     if suffix in _PICTURE_SUFFIXES and suffix not in _SUFFIXES.get(facts.format, (suffix,)):
         kind = "JPEG" if facts.format == "MPO" else facts.format
         yield "wrong extension", f"is a {kind} file, though its name ends in {suffix}"
+    if facts.damage:
+        yield (
+            "damaged data",
+            f"is damaged, though it can be decoded: some of it may show wrong colours ({facts.damage})",
+        )
     if facts.animated:
         what = "pages" if facts.format == "TIFF" else "frames"
         yield "animated", f"has several {what}, of which the first is used"

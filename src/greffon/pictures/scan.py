@@ -17,7 +17,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ import xxhash
 
 from greffon.pictures.decode import DECODER_VERSION, usual_workers
 from greffon.pictures.faults import Fault, PictureError
+from greffon.pictures.jpeg_check import can_check, damage_in, ends_early
 from greffon.pictures.loaded import load, upright_size
 from greffon.pictures.opened import name_of, opened
 from greffon.pictures.quality import LOOKED_AT, Facts, Finding, facts_of, findings_of
@@ -48,7 +49,6 @@ _AHEAD = 4
 _WHOLE_BYTES = 256 * 2**20  # longer files are hashed in pieces and decoded from the disk
 _RACY_NS = 2 * 10**9  # a file changed this short before the scan could change again within the clock's grain
 _ZEROS = 64
-_NEVER_WRITTEN = "is cut short: it ends in zeros, as a file that was never written to its end"
 _MEMORY_SCHEMA = {
     "path": pl.String,
     "size_bytes": pl.Int64,
@@ -69,6 +69,7 @@ _MEMORY_SCHEMA = {
     "blur": pl.Float64,
     "broken_profile": pl.Boolean,
     "camera": pl.String,
+    "damage": pl.String,
 }
 
 
@@ -176,8 +177,8 @@ def read_picture(file: str | Path) -> Scanned:
             width, height = upright_size(image)
             mode = image.mode
             facts = facts_of(image, load(image, LOOKED_AT, "pad"), mode)
-        if facts.format == "JPEG" and content is not None and _ends_in_nothing(content):
-            raise PictureError(f"{name_of(source)}: {_NEVER_WRITTEN}", "truncated")
+        if facts.format == "JPEG" and content is not None:
+            facts = replace(facts, damage=_checked(content, facts.mode))
     except PictureError as error:
         return Scanned(digest, length, None, None, str(error).removeprefix(f"{name_of(source)}: "), error.fault)
     return Scanned(digest, length, width, height, facts=facts)
@@ -191,7 +192,8 @@ class _Memory:
 
     def __init__(self, root: Path) -> None:
         name = xxhash.xxh3_64_hexdigest(os.path.realpath(root).encode("utf-8", "surrogateescape"))
-        self._file = cache_dir() / "scan" / f"{name}-{DECODER_VERSION}.{SCAN_VERSION}.parquet"
+        version = f"{DECODER_VERSION}.{SCAN_VERSION}{'s' if can_check() else ''}"
+        self._file = cache_dir() / "scan" / f"{name}-{version}.parquet"
         self._now = time.time_ns()
         self._known: dict[str, tuple[_Stamp, Scanned]] = {}
         self._fresh = False
@@ -274,6 +276,22 @@ def _read_chunk(memory: _Memory, chunk: list[tuple[str, str | Path]]) -> list[_R
         known = memory.get(path, stamp)
         results.append((stamp, known or read_picture(file), known is None))
     return results
+
+
+def _checked(content: bytes, mode: str) -> str:
+    """What is wrong inside of a JPEG that could be decoded, "" for nothing.
+
+    Raises:
+        PictureError: pixels are missing.
+    """
+    if _ends_in_nothing(content):
+        raise PictureError("is cut short: it ends in zeros, as a file that was never written to its end", "truncated")
+    damage = damage_in(content, mode)
+    if ends_early(damage):
+        raise PictureError(
+            "is cut short, and closed again: pixels are missing at its end, or in its middle", "truncated"
+        )
+    return damage
 
 
 def _ends_in_nothing(content: bytes) -> bool:
