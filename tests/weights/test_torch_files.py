@@ -359,13 +359,15 @@ def test_many_types_and_strides(torch, tmp_path, new, protocol):
     assert contents.notes == []
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage is deprecated")
 @BOTH
 def test_tensors_of_no_plain_numbers_are_left_out(torch, tmp_path, new):
     value = {"a": torch.ones(2), "c": torch.ones(2, dtype=torch.complex64), "f": torch.ones(2).to(torch.float8_e5m2)}
-    value["s"] = torch.eye(3).to_sparse()
+    value |= {"s": torch.eye(3).to_sparse(), "q": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}
+    value |= {"m": torch.ones(2, device="meta"), "n": torch._neg_view(torch.ones(2))}
     arrays, contents = load(_save(torch, value, tmp_path / "a.pt", new))
     _same(arrays, {"a": value["a"]})
-    assert "2 tensors hold no plain numbers" in contents.notes[0]
+    assert "6 tensors hold no plain numbers" in contents.notes[0]
 
 
 def test_without_checksums(torch, tmp_path):

@@ -6,7 +6,15 @@ from typing import Any
 
 from greffon.errors import WeightFileError
 from greffon.weights.read.pickled_values import Known, Opaque
-from greffon.weights.read.torch_arrays import Dtype, Storage, StorageView, TorchArray, integer, integers
+from greffon.weights.read.torch_arrays import (
+    Dtype,
+    Storage,
+    StorageView,
+    StoredArray,
+    TorchArray,
+    integer,
+    integers,
+)
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...]) -> Any:
@@ -19,7 +27,7 @@ def _rebuild_tensor_v3(arguments: tuple[Any, ...]) -> Any:
     """As before, with a type of numbers that is not the storage's before the flags."""
     storage, offset, sizes, strides, _, _, dtype, *rest = arguments
     if not isinstance(dtype, Dtype):
-        return Opaque()  # a type of numbers that is not known
+        return StoredArray()  # a type of numbers that is not known
     return _tensor(storage, dtype, offset, (sizes, strides), rest)
 
 
@@ -27,7 +35,7 @@ def _tensor(storage: Any, dtype: Dtype | None, offset: Any, layout: tuple[Any, A
     if not isinstance(storage, Storage):
         raise WeightFileError("its pickle is damaged: a tensor without a storage")
     if flags and flags[0]:  # negative or conjugate views
-        return Opaque()
+        return StoredArray()
     sizes, strides = layout
     return TorchArray(storage, dtype or storage.dtype, integer(offset), integers(sizes), integers(strides))
 
@@ -36,13 +44,18 @@ def _first(arguments: tuple[Any, ...]) -> Any:
     return arguments[0] if arguments else Opaque()
 
 
+def _unreadable(arguments: tuple[Any, ...]) -> Any:
+    """A tensor of another make: not read, but missed where tensors are counted."""
+    return StoredArray()
+
+
 def _rebuild_from_type(arguments: tuple[Any, ...]) -> Any:
     """(function, class, arguments, state): a tensor of a class of its own, read as a plain one."""
     function, *rest = arguments
     place = 1 if len(rest) > 1 else 0
     inner = _MAKERS.get(function.full) if isinstance(function, Known) else None
     if inner is None or type(rest[place]) is not tuple:
-        return Opaque()
+        return StoredArray()
     return inner(rest[place])
 
 
@@ -55,6 +68,12 @@ _MAKERS = {
     "torch._utils._rebuild_device_tensor_from_numpy": _first,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
     "torch._utils._rebuild_xla_tensor": _first,
+    "torch._utils._rebuild_sparse_tensor": _unreadable,
+    "torch._utils._rebuild_sparse_csr_tensor": _unreadable,
+    "torch._utils._rebuild_nested_tensor": _unreadable,
+    "torch._utils._rebuild_qtensor": _unreadable,
+    "torch._utils._rebuild_meta_tensor_no_storage": _unreadable,
+    "torch._utils._rebuild_wrapper_subclass": _unreadable,
     "torch.nn.parameter.Parameter": _first,
     "torch.nn.parameter.Buffer": _first,
     "torch.autograd.variable.Variable": _first,

@@ -73,7 +73,8 @@ def unwrapped(root: Any, form: str, size: int) -> Contents:
     if left_out:
         listed = ", ".join(shown(name) for name in left_out[:3])
         contents.notes.append(
-            f"{len(left_out)} tensors hold no plain numbers (complex, quantised, 8 bits) and were left out: {listed}"
+            f"{len(left_out)} tensors hold no plain numbers (complex, sparse, quantised, 8 bits) and were left out: "
+            + listed
         )
     if not contents.tensors:
         raise WeightFileError(f"it holds no weights, but {_what(root)}")
