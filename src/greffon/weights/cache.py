@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from greffon.errors import InputError, WeightFileError
-from greffon.weights.sets import WeightFile, embedded_path
+from greffon.weights.records import WeightFile, embedded_path
 
 _CHUNK = 1 << 20
 
@@ -79,7 +79,15 @@ def _folder_digests(folder: Path) -> Digests:
 
 
 def difference(file: WeightFile, found: Digests) -> str | None:
-    """In what a file is not the one that was published, or None."""
+    """In what a file is not the one that was published, or None; where no hash was published, that cannot be told."""
+    wrong = contradiction(file, found)
+    if wrong is None and file.published_hash == "unverified":
+        return "no hash of it was published"
+    return wrong
+
+
+def contradiction(file: WeightFile, found: Digests) -> str | None:
+    """What speaks against a file being the one that was published, or None."""
     for what, expected, got in (
         ("size", file.size, found.size),
         ("MD5", file.md5, found.md5),
@@ -87,6 +95,8 @@ def difference(file: WeightFile, found: Digests) -> str | None:
     ):
         if expected is not None and expected != got:
             return f"{what} is {got}, expected {expected}"
+    if file.sha256_prefix is not None and not found.sha256.startswith(file.sha256_prefix):
+        return f"SHA-256 is {found.sha256}, expected one that begins with {file.sha256_prefix}"
     return None
 
 
@@ -99,19 +109,18 @@ def find_cached(file: WeightFile) -> Located | None:
     Raises:
         WeightFileError: the file in Greffon's cache is not the one that was published.
     """
-    if file.url is None:
+    if file.url is None and not file.added:
         return Located(path := embedded_path(file), digests(path))
     own = weights_dir() / file.filename
     if own.is_file():
         found = digests(own)
-        wrong = difference(file, found) or _not_as_recorded(own, found)
+        wrong = contradiction(file, found) or _not_as_recorded(own, found)
         if wrong:
-            raise WeightFileError(
-                f"weight file {own} is not the one that was published: {wrong}. Delete it, or fetch it again"
-            )
+            was = "added: {}. Add it again" if file.added else "published: {}. Delete it, or fetch it again"
+            raise WeightFileError(f"weight file {own} is not the one that was {was.format(wrong)}")
         return Located(own, found)
     keras = _keras_models() / file.filename
-    if keras.is_file() and (file.md5 or file.sha256):
+    if keras.is_file():
         found = digests(keras)
         if difference(file, found) is None:
             return Located(keras, found)

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit, urlunsplit
 
-from greffon.weights.cache import Digests, difference, digests
+from greffon.weights.cache import Digests, contradiction, digests, recorded_sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,15 @@ _ATTEMPTS = 8
 _PAUSE = 1.0  # seconds before the second attempt, twice as many before each further one, to 8 at most
 _TIMEOUT = (10.0, 30.0)  # seconds: to connect, and without a byte
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_REFUSED = "the server, or a firewall or proxy in front of it, refuses this file to this machine"
+# What an answer most often means, and what to do.
+_ADVICE = {
+    401: "it wants a name and a password: a mirror may be given as https://NAME:PASSWORD@HOST/...",
+    403: f"{_REFUSED}. Ask whoever runs the network to allow it, or fetch it elsewhere",
+    404: "the file is not there, or no longer",
+    407: "the proxy wants a name and a password: HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT",
+    451: _REFUSED,
+}
 _BUSY_POLL = 0.2  # seconds
 
 
@@ -52,7 +62,7 @@ def download(file: WeightFile, url: str, target: Path, progress: Progress | None
         OSError: it could not be written.
     """
     with _alone(target.with_name(target.name + ".lock")):
-        if target.is_file() and difference(file, found := digests(target)) is None:
+        if target.is_file() and _is_it(file, found := digests(target), target):
             return found  # the process that was waited for has fetched it
         part = _Part(target)
         _make_room(file, part)
@@ -76,13 +86,13 @@ class _Part:
         """The server's mark for what is here, if it came from `url`."""
         try:
             saved = json.loads(self._mark.read_text(encoding="utf-8"))
-            return saved["mark"] if saved["url"] == url and isinstance(saved["mark"], str) else None
+            return saved["mark"] if saved["url"] == without_password(url) and isinstance(saved["mark"], str) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def restart(self, url: str, mark: str | None) -> None:
         self.drop()
-        self._mark.write_text(json.dumps({"url": url, "mark": mark}), encoding="utf-8")
+        self._mark.write_text(json.dumps({"url": without_password(url), "mark": mark}), encoding="utf-8")
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -109,7 +119,7 @@ def _insist(file: WeightFile, url: str, part: _Part, progress: Progress | None) 
 def _attempt(file: WeightFile, url: str, part: _Part, progress: Progress | None) -> Digests:
     """Ask once for what is not here yet; give the digests if that completed the file."""
     start, mark = part.size, part.mark(url)
-    if mark is None and file.md5 is None and file.sha256 is None:
+    if mark is None and file.published_hash == "unverified":
         start = 0  # neither the server nor a hash would tell whether the halves belong together
     with _explained(again=False):
         answer = _ask(url, start, mark)
@@ -146,7 +156,24 @@ def _ask(url: str, start: int, mark: str | None) -> requests.Response:
     headers = {"Accept-Encoding": "identity", "User-Agent": "greffon"}
     if start:
         headers |= {"Range": f"bytes={start}-"} | ({"If-Range": mark} if mark else {})
-    return requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    answer = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    if url.startswith("https://") and not answer.url.startswith("https://"):
+        answer.close()
+        raise DownloadError(f"the server redirects to an address without encryption: {without_password(answer.url)}")
+    return answer
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown and written down."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _is_it(file: WeightFile, found: Digests, target: Path) -> bool:
+    """Whether the file at `target` is the one that is wanted, and not one that a hash must tell from it."""
+    if file.published_hash == "unverified" and recorded_sha256(target) != found.sha256:
+        return False
+    return contradiction(file, found) is None
 
 
 def _receive(
@@ -157,7 +184,9 @@ def _receive(
     if status == 416:  # nothing beyond what is here: all of it is, or it is another file's
         return file.size if file.size is not None else start
     if status not in {200, 206}:
-        raise DownloadError(f"the server answered {status} {answer.reason}", again=status in _RETRIED)
+        advice = _ADVICE.get(status)
+        what = f"the server answered {status} {answer.reason}" + (f": {advice}" if advice else "")
+        raise DownloadError(what, again=status in _RETRIED)
     length = answer.headers.get("Content-Length", "")
     announced = int(length) if length.isdecimal() else None
     if status == 200 or not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -193,7 +222,7 @@ def _verified(file: WeightFile, part: _Part, expected: int | None, *, resumed: b
     if expected is not None and part.size < expected:
         raise DownloadError(f"the connection ended after {part.size:,} of {expected:,} bytes", again=True)
     found = digests(part.path)
-    wrong = difference(file, found)
+    wrong = contradiction(file, found)
     if wrong:
         part.drop()
         # After a resumption the halves may be of two versions; once more from the start tells.

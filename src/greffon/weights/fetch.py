@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from greffon.errors import InputError, WeightFileError
 from greffon.weights.cache import (
+    Digests,
     Located,
     cache_dir,
+    difference,
     find_cached,
     make_folder,
     record_sha256,
     recorded_sha256,
     weights_dir,
 )
-from greffon.weights.download import DownloadError, Progress, download
+from greffon.weights.download import DownloadError, Progress, download, without_password
 from greffon.weights.progress import progress_bar
-from greffon.weights.sets import WEIGHT_SETS, WeightFile, WeightSet, weight_set
+from greffon.weights.sets import WeightFile, WeightSet, known_sets, weight_set
 
-__all__ = ["Fetched", "SetRow", "cache_dir", "fetch", "fetch_set", "list_sets", "obtain", "require_cached"]
+__all__ = [
+    "Fetched",
+    "SetRow",
+    "cache_dir",
+    "copy_file",
+    "fetch",
+    "fetch_set",
+    "list_sets",
+    "obtain",
+    "recognise",
+    "require_cached",
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,11 @@ class SetRow:
         preprocessing: name of what they were trained with.
         size: of the file without the classifier, in bytes; None where unknown or where there is no file.
         sha256: of that file: as published, else as written down when it was fetched, else None.
+        verified: what a fetched file is checked against: a hash that was published, in words; `pinned` where none was
+            and one was written down when it was fetched; `unverified` before that; None where there is no file.
+        accuracy: on ImageNet, as published: percent, side of the pictures and source; None where nobody published it.
+        format: of the file, in words.
+        added: whether the user added it on this machine.
         cached: whether it is on this machine and its hash is right (True for sets that need no fetching).
         path: where it is, or None.
         problem: what is wrong with the file that is there, or None.
@@ -73,6 +92,10 @@ class SetRow:
     cached: bool
     path: Path | None
     problem: str | None = None
+    verified: str | None = None
+    accuracy: dict[str, Any] | None = None
+    format: str = ""
+    added: bool = False
 
 
 def fetch(file: WeightFile, *, folder: str | Path | None = None, progress: Progress | None = None) -> Path:
@@ -147,9 +170,12 @@ def require_cached(name: str, *, include_top: bool = False) -> Path | None:
     if here is not None:
         return here.path
     file = record.file(include_top=include_top)
+    if file.added:
+        raise InputError(_gone(file, weights_dir() / file.filename))
     raise InputError(
-        f"the weights {name!r} are not on this machine yet ({_described(file)}). Two ways on:\n"
+        f"the weights {name!r} are not on this machine yet ({_described(file)}). Ways on:\n"
         f"  greffon weights fetch {name}    downloads them once, into {weights_dir()}\n"
+        f"  greffon weights add FILE    takes them from a package that was fetched on another machine\n"
         f"  --weights thin    takes the smaller network that comes with Greffon"
     )
 
@@ -159,18 +185,19 @@ def list_sets() -> list[SetRow]:
 
     Example:
         >>> from greffon.weights.fetch import list_sets
-        >>> [row.name for row in list_sets() if row.cached][-2:]
-        ['thin', 'none']
+        >>> [row.name for row in list_sets() if row.source.startswith("yahoo")]
+        ['thin']
     """
-    return [_row(record) for record in WEIGHT_SETS.values()]
+    return [_row(record) for record in known_sets().values()]
 
 
 def _row(record: WeightSet) -> SetRow:
     file = record.file() if record.files else None
-    path, problem = None, None
+    path, problem, pinned = None, None, None
     try:
         here = find_cached(file) if file else None
         path = here.path if here else None
+        pinned = recorded_sha256(path) if path else None
     except WeightFileError as error:
         problem = str(error)
     return SetRow(
@@ -182,23 +209,53 @@ def _row(record: WeightSet) -> SetRow:
         source=record.source,
         preprocessing=record.preprocessing.name,
         size=file.size if file else None,
-        sha256=(file.sha256 or (recorded_sha256(path) if path else None)) if file else None,
+        sha256=(file.sha256 or pinned) if file else None,
         cached=file is None or path is not None,
         path=path,
         problem=problem,
+        verified=_verified(file, pinned) if file else None,
+        accuracy=asdict(record.accuracy) if record.accuracy else None,
+        format=record.format,
+        added=file is not None and file.added,
     )
 
 
+def recognise(found: Digests) -> tuple[WeightSet, WeightFile] | None:
+    """The weight set that a file is of, told by its hash: as published, or as pinned when it was fetched.
+
+    Args:
+        found: the file's digests.
+
+    Returns:
+        The set and its file; None for an unknown file.
+    """
+    for record in known_sets().values():
+        for file in record.files:
+            pinned = recorded_sha256(weights_dir() / file.filename) if file.sha256 is None else None
+            if difference(file, found) is None or pinned == found.sha256:
+                return record, file
+    return None
+
+
+def _verified(file: WeightFile, pinned: str | None) -> str:
+    if file.added:
+        return "the user's own"
+    return "pinned" if file.published_hash == "unverified" and pinned else file.published_hash
+
+
 def _find(record: WeightSet, *, include_top: bool) -> Located | None:
-    here = find_cached(record.file(include_top=include_top))
-    if here is None and not include_top:
-        with_top = [file for file in record.files if file.include_top]
+    file = record.file(include_top=include_top)
+    here = find_cached(file)
+    if here is None and not file.include_top:
+        with_top = [other for other in record.files if other.include_top]
         here = find_cached(with_top[0]) if with_top else None
     return here
 
 
 def _fetched(file: WeightFile, folder: str | Path | None, progress: Progress | None) -> Fetched:
-    target = make_folder(Path(folder) if folder is not None else weights_dir()) / file.filename
+    name = Path(file.filename).name  # what the user added lies in a folder of its own
+    target = make_folder(Path(folder)) / name if folder is not None else weights_dir() / file.filename
+    make_folder(target.parent)
     notes: list[str] = []
     try:
         here = find_cached(file)
@@ -210,22 +267,38 @@ def _fetched(file: WeightFile, folder: str | Path | None, progress: Progress | N
             found = download(file, _address(file), target, progress)
             if file.sha256 is None:
                 record_sha256(target, found.sha256)
-                notes.append(
-                    f"No SHA-256 was published for {file.filename}; {found.sha256} was written down beside it."
-                )
+                notes.append(_pinned_note(file, found))
             return Fetched(target, found.size, found.sha256, tuple(notes))
         path, found = here
         if folder is not None and path != target:
-            _copy(path, target)
+            copy_file(path, target)
             path = target
         return Fetched(path, found.size, found.sha256, (f"{path} is here, and its hash is right.",))
     except DownloadError as error:
-        raise InputError(_offline(file, str(error), target)) from None
+        told = _gone(file, target) if file.added else _offline(file, str(error), target)
+        raise InputError(told) from None
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
-def _copy(source: Path, target: Path) -> None:
+def _pinned_note(file: WeightFile, found: Digests) -> str:
+    if file.published_hash == "unverified":
+        return (
+            f"unverified: nobody published a hash of {file.filename}. Its SHA-256, {found.sha256}, was written down "
+            "beside it, and every later copy must have it."
+        )
+    return (
+        f"No SHA-256 was published for {file.filename} ({file.published_hash} was, and agrees); {found.sha256} was "
+        "written down beside it."
+    )
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file; the target is there whole or as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = target.with_name(target.name + ".copy")
     try:
         shutil.copyfile(source, temporary)
@@ -236,28 +309,40 @@ def _copy(source: Path, target: Path) -> None:
 
 def _address(file: WeightFile) -> str:
     """Where to download: as published, or `GREFFON_MIRROR` in place of everything before the file's name."""
+    if file.added:
+        raise DownloadError("it was added on this machine and is published nowhere")
     mirror = os.environ.get("GREFFON_MIRROR")
     if not mirror:
         return str(file.url)
     if urlsplit(mirror).scheme not in {"http", "https"}:
         raise InputError(
-            f"GREFFON_MIRROR must be an address such as https://mirror.example.org/weights, got {mirror!r}"
+            "GREFFON_MIRROR must be an address such as https://mirror.example.org/weights, got "
+            f"{without_password(mirror)!r}"
         )
     return f"{mirror.rstrip('/')}/{file.filename}"
 
 
+def _gone(file: WeightFile, target: Path) -> str:
+    return (
+        f"the weights {target} were added on this machine and are gone; they are published nowhere. Add them again: "
+        f"greffon weights add FILE. The file: {_described(file)}"
+    )
+
+
 def _offline(file: WeightFile, reason: str, target: Path) -> str:
-    address = _address(file)
+    address = without_password(_address(file))
     return (
         f"{file.filename} could not be downloaded from {address}: {reason}.\n"
         f"The file: {_described(file)}.\n"
         f"By hand: download it on another machine and put it under that name into {target.parent}; its hash is "
-        "checked, then it is used. GREFFON_MIRROR names another server.\n"
+        "checked, then it is used. Or make a package there with greffon weights fetch NAME -o DIR, and install it here "
+        "with greffon weights add DIR. GREFFON_MIRROR names another server.\n"
         'Without it: weights="thin" (--weights thin) comes with Greffon and needs no network.'
     )
 
 
 def _described(file: WeightFile) -> str:
     size = f"{file.size:,} bytes ({file.size / 1e6:.0f} MB)" if file.size is not None else "size unknown"
-    hashes = [f"{what} {value}" for what, value in (("MD5", file.md5), ("SHA-256", file.sha256)) if value]
+    published = (("MD5", file.md5), ("SHA-256", file.sha256), ("SHA-256 begins with", file.sha256_prefix))
+    hashes = [f"{what} {value}" for what, value in published if value]
     return ", ".join([file.filename, size, *(hashes or ["no hash published"])])
