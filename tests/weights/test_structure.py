@@ -7,7 +7,14 @@ import pytest
 from greffon.errors import WeightFileError
 from greffon.weights.match import match
 from greffon.weights.read import read
-from greffon.weights.structure import find_renaming, modern_name, shapes_of
+from greffon.weights.structure import (
+    blocks_from_kernels,
+    blocks_of,
+    find_renaming,
+    modern_name,
+    network_shapes,
+    shapes_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +161,26 @@ def test_a_head_beside_a_numbered_backbone(tmp_path, trained, tutorial, build, a
     expected = arrays_of(trained)
     for name, array in arrays_of(model).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("variant", "blocks"), [("v1.5", (3, 4, 6, 3)), ("thin", (1, 2))])
+def test_the_shapes_of_a_network_without_keras(arrays_of, build, variant, blocks):
+    """Names, shapes and the order are those of the graph."""
+    expected = {}
+    for layer, weights in shapes_of(arrays_of(build(variant, blocks=blocks))).items():
+        expected[layer] = {weight: shape for weight, shape in weights.items() if weight != "bias"}
+    width = 32 if variant == "thin" else 64
+    shapes = network_shapes(blocks, width)
+    assert shapes == expected
+    assert [it for it in shapes if it.endswith("_conv")] == [it for it in expected if it.endswith("_conv")]
+    assert [it for it in shapes if it.endswith("_bn")] == [it for it in expected if it.endswith("_bn")]
+    assert blocks_of(shapes) == blocks
+    kernels = [weights["kernel"] for weights in shapes.values() if "kernel" in weights]
+    assert blocks_from_kernels(reversed(kernels)) == (blocks, width)
+
+
+def test_kernels_that_are_no_resnets():
+    kernels = [weights["kernel"] for weights in network_shapes((2, 1), 64).values() if "kernel" in weights]
+    assert blocks_from_kernels(kernels) == ((2, 1), 64)
+    for other in ([], kernels[1:], kernels[:-1], [*kernels, (5, 5, 3, 3)], [*kernels, (3, 3, 64, 32)], [(3, 3, 3, 3)]):
+        assert blocks_from_kernels(other) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from greffon.weights.naming import writers
 from greffon.weights.naming.dialect import TOP
 from greffon.weights.naming.judge import Verdict, called, judge
 from greffon.weights.naming.order import Ordered, read_order
-from greffon.weights.naming.others import is_bit, is_optimizer, slim_depth, what_else
+from greffon.weights.naming.others import is_bit, is_densenet, is_optimizer, slim_depth, what_else
 from greffon.weights.naming.prefixes import Reading, plain, read_names
 from greffon.weights.naming.variants import keras_variant, tell_variant
 from greffon.weights.read.arrays import Contents, WeightArrays
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Identity", "identify", "unfold_preprocessing", "variant_of"]
 
 _LISTED = 5
+_ARCH = ("arch", "architecture", "args.model", "args.arch")  # where checkpoints of training scripts say it
+_ANTI_ALIASED = re.compile(r"resnet(?:aa|blur)|resnext\w*aa")
 
 
 def identify(contents: Contents) -> Identity:
@@ -47,15 +50,16 @@ def identify(contents: Contents) -> Identity:
     if known is not None:
         return known
     reading = read_names([name for name in contents.tensors if not is_optimizer(name)])
-    if reading is not None:
+    if reading is not None and not is_densenet(contents.tensors):
         return _from_reading(contents, reading)
     ordered = read_order(contents)
     if ordered is not None:
         return _from_order(contents, ordered)
     what = what_else({plain(name): tensor.shape for name, tensor in contents.tensors.items()})
-    network = f"not a ResNet: {what}"
+    unknown = what.startswith("its tensors")
+    network = f"{'an unknown network' if unknown else 'not a ResNet'}: {what}"
     # Keras' layers may have names of the user's own; then the matching by order has the last word.
-    open_ended = what.startswith("its tensors") and any(name.endswith("/kernel") for name in contents.tensors)
+    open_ended = unknown and any(name.endswith("/kernel") for name in contents.tensors)
     return Identity(network, refusal="" if open_ended else f"it is {network}", preprocessing_why="it is no ResNet")
 
 
@@ -110,6 +114,14 @@ def _swap_channels(weights: WeightArrays | Contents) -> None:
 def _known_by_names(contents: Contents) -> Identity | None:
     """Networks that only their names tell from a ResNet that Greffon builds."""
     names = contents.tensors
+    arch = next((contents.metadata[key] for key in _ARCH if key in contents.metadata), "")
+    if _ANTI_ALIASED.search(arch):
+        return _refused(
+            f"{arch}, a ResNet with anti-aliased pooling",
+            replace(writers.TIMM, variant=None),
+            f"it is {arch}: it smooths before it halves the picture, which its tensors do not show; Greffon builds no "
+            "such network",
+        )
     depth = slim_depth(names)
     if depth is not None:
         reason = "it halves the picture in the last block of a stage, not in the first; Greffon builds no such network"
@@ -182,8 +194,10 @@ def _filled(
             f"it is {verdict.network} at half width, but not the network that Greffon calls thin: that has v1's "
             "strides and biases"
         )
-    if "greffon" in contents.metadata.get("writer", ""):
+    if "greffon" in contents.metadata.get("writer", "").lower():
         writer = replace(writers.GREFFON, note=writer.note)
+    elif "open_nsfw" in contents.metadata.get("source", ""):
+        writer = writers.OPEN_NSFW
     preprocessing, because = _preprocessing(contents, writer)
     return Identity(
         verdict.network if refusal else _with_variant(verdict.network, variant),
@@ -232,7 +246,7 @@ def _writer_by_order(contents: Contents) -> writers.Writer:
         return writers.MXNET
     if any(name.startswith("base_model/") for name in names):
         return writers.SIMCLR_TF
-    if any("layer_with_weights-" in name for name in names):
+    if contents.format.startswith("TensorFlow"):
         return writers.TENSORFLOW
     return writers.KERAS if any(plain(name).endswith("/kernel") for name in names) else writers.ONNX
 

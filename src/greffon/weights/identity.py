@@ -71,7 +71,8 @@ class Identity:
     def sentence(self) -> str:
         """All of it for people, in one to four sentences."""
         if not self.blocks:
-            return f"{_capital(self.network)}."
+            about = self.refusal.partition(": ")[2] if self.refusal and self.network not in self.refusal else ""
+            return f"{_capital(self.network)}{': ' if about else ''}{about}."
         top = f"with a classifier of {self.classes:,} classes" if self.include_top else "without a classifier"
         parts = [f"{_capital(self.network)}, {top}, from {self.writer}."]
         if self.refusal:

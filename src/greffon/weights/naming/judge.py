@@ -109,7 +109,8 @@ def _by_additions(blocks: tuple[int, ...], extras: Sequence[str]) -> tuple[str, 
     for pattern, kind, reason in _ADDITIONS:
         fits = re.compile(pattern)
         if any(fits.search(extra) for extra in extras):
-            return called(blocks, kind), reason
+            name, space, version = kind.partition(" V2")
+            return f"{called(blocks, name)}{space}{version}", reason
     usual = called(blocks)
     pooled = any(_POOLED_SHORTCUT.search(extra) for extra in extras)
     if any(_DEEP_STEM.search(extra) for extra in extras):
@@ -157,6 +158,6 @@ def _by_stem(blocks: tuple[int, ...], kernels: dict[str, Shape]) -> tuple[str, s
 
 def _by_norms(blocks: tuple[int, ...], shapes: Shapes) -> tuple[str, str] | None:
     norms = [it for layer, it in shapes.items() if layer.endswith("_bn")]
-    if norms and not any("moving_mean" in it for it in norms) and any("gamma" in it for it in norms):
+    if norms and all({"gamma", "beta"} <= set(it) and "moving_mean" not in it for it in norms):
         return f"{called(blocks)} with GroupNorm", "its norms keep no statistics, so they are no BatchNorm"
     return None

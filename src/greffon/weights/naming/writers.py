@@ -63,6 +63,7 @@ KERAS = Writer(
     f"{_UNKNOWN}: Keras' own ImageNet weights want caffe, but whoever trained these may have used another",
     variant=None,
 )
+OPEN_NSFW = Writer("open_nsfw (Yahoo)", "open_nsfw", "open_nsfw was trained so", variant=None)
 ONNX = Writer("an ONNX export", None, f"{_UNKNOWN}: it was exported without its preprocessing", variant_sure=False)
 MXNET = Writer("MXNet, exported to ONNX", _TORCH, _imagenet("MXNet's ResNets are trained"), variant=None)
 TENSORFLOW = Writer("a TensorFlow checkpoint", None, f"{_UNKNOWN}: a checkpoint holds variables only", variant=None)
@@ -74,6 +75,7 @@ SIMCLR_TF = Writer(
 )
 SLIM = Writer("TF-slim", None, "TF-slim's ResNet V1 subtracts the mean of VGG, in RGB", variant=None)
 BIT = Writer("BiT (Big Transfer)", "tf", "BiT takes pictures of -1..1", variant=None)
+TIMM = Writer("timm", _TORCH, _imagenet("timm's ResNets are trained"))
 HUGGING_FACE = Writer(
     "Hugging Face ResNetForImageClassification", _TORCH, _imagenet("Hugging Face's ResNets are trained")
 )
