@@ -13,6 +13,7 @@ import numpy as np
 from greffon.errors import WeightFileError
 from greffon.weights.read.arrays import Array, Tensor
 from greffon.weights.read.hdf5_data import check_chunks, check_storage, check_there, needed
+from greffon.weights.read.hdf5_texts import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +26,6 @@ _SMALL = 1 << 23  # bytes that any file may claim
 _LARGEST_TEXT = 1 << 22  # bytes of one attribute; the configuration of a ResNet-152 has 600 kB
 _MOST_OBJECTS = 50_000  # a ResNet-152 with its optimizer has 10,000
 _DEEPEST = 64
-_PIECE = 1 << 20
-_HEAP = b"GCOL\x01"  # how the place of texts of any length begins; 3 bytes later its size follows
 # What h5py raises where the bytes of a file make no sense.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, RecursionError)
 
@@ -36,11 +35,10 @@ class GuardedFile:
 
     def __init__(self, file: h5py.File, source: Path | BinaryIO, size: int) -> None:
         self.root: Any = file
-        self._source = source
         self._size = size
         self._left = _MOST_EXPANSION * size + _SMALL
         self._objects = 0
-        self._heap: int | None = None
+        self._texts = Texts(source, size)
 
     def child(self, group: Any, path: str) -> Any:
         """The object at a path below a group, one plain link after the other.
@@ -142,27 +140,15 @@ class GuardedFile:
         if text is None:
             raise WeightFileError(f"the attribute {name!r} holds {attribute.dtype}, expected text")
         self._count(count)
-        longest = self._longest_text(count) if text.length is None else text.length
-        if longest > _LARGEST_TEXT:
-            raise WeightFileError(
-                f"the attribute {name!r} holds {longest:,} bytes, far more than a model needs. Refused"
-            )
-        self._claim(count * longest, name)
-        texts = [it.decode("utf-8") if isinstance(it, bytes) else str(it) for it in np.ravel(where.attrs[name])]
-        self._left += count * longest - sum(map(len, texts))  # now it is known
+        if text.length is None:
+            most = min(_LARGEST_TEXT, self._left)
+            texts = self._texts.read(h5py.h5o.get_info(where.id).addr, name, count, most)
+        else:
+            self._claim(count * text.length, name)
+            self._left += count * text.length
+            texts = [it.decode("utf-8") if isinstance(it, bytes) else str(it) for it in np.ravel(where.attrs[name])]
+        self._claim(sum(map(len, texts)), name)
         return texts
-
-    def _longest_text(self, count: int) -> int:
-        """The most bytes that one text of any length can have.
-
-        An attribute holds only references to such texts, and any number of them may mean the same one, so a small
-        file can claim any amount of memory.
-        """
-        if count * self._size <= _LARGEST_TEXT:
-            return self._size
-        if self._heap is None:
-            self._heap = _largest_heap(self._source, self._size)
-        return self._heap
 
     def _follow(self, group: Any, name: str) -> Any:
         import h5py
@@ -224,23 +210,6 @@ def told_as(what: str) -> Iterator[None]:
         if isinstance(error, WeightFileError):
             raise
         raise WeightFileError(f"{what}: {error}") from None
-
-
-def _largest_heap(source: Path | BinaryIO, size: int) -> int:
-    """The size of the largest place for texts in the file: none of its texts is longer."""
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return _largest_heap(file, size)
-    largest, before = 0, b""
-    source.seek(0)
-    for start in range(0, size, _PIECE):
-        piece = before + source.read(_PIECE)
-        for found in re.finditer(_HEAP, piece):
-            heap = int.from_bytes(piece[found.start() + 8 : found.start() + 16], "little")
-            if heap <= size - start + len(before) - found.start():  # else it would end behind the file
-                largest = max(largest, heap)
-        before = piece[-15:]
-    return largest
 
 
 def _as_bfloat16(values: Any) -> Array:
