@@ -129,6 +129,15 @@ class Recipe(Options):
         description="together: pictures that are near-copies of one another (saved again, resized, cropped a little, "
         "mirrored, in other colours) stay on one side of the split; ignore: they are not looked for",
     )
+    class_weight: Literal["none", "balanced"] = Field(
+        default="none",
+        description="balanced: a picture of a rare class counts more in the loss, so that all classes count alike",
+    )
+    sampling: Literal["all", "balanced"] = Field(
+        default="all",
+        description="balanced: in every epoch pictures of rare classes are shown several times, each class as often as "
+        "the largest",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="drives split, order, initial weights and dropout")
     activations: Literal["float16", "float32"] = Field(
         default="float16", description="how the activations of the trunk are kept"

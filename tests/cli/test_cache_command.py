@@ -92,3 +92,15 @@ def test_an_unknown_part_is_answered_with_the_known_ones(capsys):
 )
 def test_sizes(count, words):
     assert size(count) == words
+
+
+def test_copies_of_pictures_are_shown_and_cleared(cache_folder, capsys):
+    for name in ("pictures", "remote"):
+        (cache_folder / name / "inner").mkdir(parents=True)
+        (cache_folder / name / "inner" / "1.ppm").write_bytes(bytes(2500))
+    assert told(capsys, "info")["pictures"] == {"pictures": 2500, "remote": 2500}
+    assert main(["cache", "info"]) == 0
+    assert "pictures fetched from addresses: 2.5 kB" in capsys.readouterr().out
+    assert told(capsys, "clear", "-y")["freed_bytes"] == 0
+    assert told(capsys, "clear", "pictures", "-y")["freed_bytes"] == 5000
+    assert told(capsys, "info")["pictures"] == {"pictures": 0, "remote": 0}

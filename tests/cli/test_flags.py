@@ -36,6 +36,8 @@ EXAMPLES = {
     "epochs": ("3", 3),
     "batch_size": ("16", 16),
     "near_copies": ("ignore", "ignore"),
+    "class_weight": ("balanced", "balanced"),
+    "sampling": ("balanced", "balanced"),
     "optimizer": ("adamw", "adamw"),
     "learning_rate": ("0.01", 0.01),
     "patience": ("2", 2),

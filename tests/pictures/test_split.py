@@ -268,3 +268,15 @@ def test_the_order_of_the_files_does_not_matter_with_groups():
     together = [["cat1", "dog4", "cat9"], ["dog4", "dog5"]]
     one, other = (split(catalog_of(it), together=together) for it in (rows, shuffled))
     assert side_of_content(one) == side_of_content(other)
+
+
+def test_with_several_labels_each_is_on_both_sides():
+    rows = [(f"{i}.png", f"p{i}", "cat" if i % 2 else "dog") for i in range(40)]
+    catalog = catalog_of(rows)
+    labels = [[label] + ["young"] * (row < 6) for row, (_, _, label) in enumerate(rows)]
+    labels[20] = []
+    frame = catalog.frame.with_columns(pl.Series("labels", labels, pl.List(pl.String)))
+    done = split(Catalog(frame, ("cat", "dog", "young"), Path()), validation=0.25)
+    held = done.counts("val")
+    assert held["young"] in {1, 2}
+    assert all(abs(held[name] - 5) <= 1 for name in ("cat", "dog"))

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.errors import DataError, InputError
+from greffon.pictures.sources.locate import is_local
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from greffon.pictures.resize import ResizeRule
 
-    Picture = Path | bytes | Image.Image | np.ndarray
+    Picture = Path | str | bytes | Image.Image | np.ndarray
 
 _KINDS = (
     "paths of files or folders, bytes of picture files, PIL images, or arrays (height, width, 3) or (n, height, width, "
@@ -33,7 +34,8 @@ class Source:
 
     Attributes:
         path: what it is called; None for bytes and arrays.
-        picture: a path, the bytes of a picture file, a PIL image, or an array (height, width, 3), uint8 or float32.
+        picture: a path, an address or a member of an archive, the bytes of a picture file, a PIL image, or an array
+            (height, width, 3), uint8 or float32.
     """
 
     path: str | None
@@ -136,7 +138,7 @@ def _is_array(source: Any) -> bool:
 
 def _one(source: Any) -> Iterator[Source]:
     if isinstance(source, str | Path):
-        yield from _on_disk(Path(source))
+        yield from _on_disk(Path(source)) if is_local(source) else iter([Source(str(source), str(source))])
     elif isinstance(source, bytes | bytearray | memoryview):
         yield Source(None, bytes(source))
     elif _is_image(source):

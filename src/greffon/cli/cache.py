@@ -2,6 +2,7 @@
 
 # Annotations are evaluated here: Cyclopts makes the command line of them.
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 cache = App(name="cache", help="Show or clear what Greffon keeps on disk.")
 
-Part = Literal["activations", "weights", "all"]
+Part = Literal["activations", "weights", "pictures", "all"]
+
+# Folder of the cache -> what lies there: copies of pictures that are no files on this machine.
+_PICTURES = {"pictures": "from arrays, tables and datasets", "remote": "fetched from addresses"}
 
 
 @cache.command
@@ -35,14 +39,18 @@ def info(*, json: Json = False) -> None:
 @cache.command
 def clear(
     part: Annotated[
-        Part, Parameter(help="activations can be computed again, weights have to be fetched again")
+        Part,
+        Parameter(
+            help="activations can be computed again; weights, and pictures that are no files here, have to be fetched "
+            "again"
+        ),
     ] = "activations",
     /,
     *,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=(), show_default=False, help="do not ask")] = False,
     json: Json = False,
 ) -> None:
-    """Delete activations, fetched weight files, or both.
+    """Delete activations, fetched weight files, copies of pictures, or all of it.
 
     Nothing that was trained is lost: the next training computes the frozen part once more.
     """
@@ -56,6 +64,8 @@ def clear(
         freed += ActivationStore.erase(_folder() / "activations")
     if part in ("weights", "all"):
         freed += _delete_files(_folder() / "weights")
+    if part in ("pictures", "all"):
+        freed += sum(_delete_tree(_folder() / name) for name in _PICTURES)
     if json:
         print_json({"freed_bytes": freed})
     else:
@@ -73,17 +83,23 @@ def _agreed(part: str) -> bool:
         raise InputError("cache clear asks before it deletes, and nobody is there to answer: give --yes")
     from rich.prompt import Confirm
 
-    what = {"activations": "all activations", "weights": "all fetched weight files", "all": "everything"}[part]
+    what = {
+        "activations": "all activations",
+        "weights": "all fetched weight files",
+        "pictures": "all copies of pictures that are no files here",
+        "all": "everything",
+    }[part]
     return Confirm.ask(f"Delete {what} in {_folder()}?", default=False)
 
 
 def _contents() -> dict[str, Any]:
     folder = _folder()
-    weights = sorted(file for file in (folder / "weights").glob("*") if file.is_file())
+    weights = sorted(file for file in (folder / "weights").glob("*") if file.is_file() and file.suffix != ".lock")
     return {
         "folder": folder,
         "activations": _activations(folder / "activations"),
         "weights": [{"file": file.name, "bytes": file.stat().st_size} for file in weights],
+        "pictures": {name: _tree_size(folder / name) for name in _PICTURES},
     }
 
 
@@ -137,7 +153,21 @@ def _tables(found: dict[str, Any]) -> "Group":
     parts += [Text(f"warning: {kept['problem']}", style="yellow")] if kept["problem"] else []
     parts.append(activations if kept["trunks"] else Text(f"activations: {size(kept['bytes'])}"))
     parts.append(weights if found["weights"] else Text("weights: none fetched"))
+    for name, what in _PICTURES.items():
+        if found["pictures"][name]:
+            parts.append(Text(f"pictures {what}: {size(found['pictures'][name])}"))
     return Group(*parts)
+
+
+def _tree_size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _delete_tree(folder: Path) -> int:
+    freed = _tree_size(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    return freed
 
 
 def _delete_files(folder: Path) -> int:

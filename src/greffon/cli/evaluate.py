@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from greffon.cli.data import ColumnNames, Data, columns_of
 from greffon.cli.output import Json, print_json, reporter, show
 
 
 def evaluate(
     run: Annotated[Path, Parameter(help="the folder that greffon train wrote")],
-    data: Annotated[Path, Parameter(help="a folder with one folder of pictures per class, or with test/")],
+    data: Data,
     /,
     *,
     side: Annotated[
@@ -25,6 +26,7 @@ def evaluate(
     out: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="write one row per picture into this .parquet file")
     ] = None,
+    columns: ColumnNames = (),
     json: Json = False,
 ) -> None:
     """Say how good a trained run is on labelled pictures.
@@ -37,7 +39,9 @@ def evaluate(
     from greffon.evaluation.evaluate import evaluate as evaluate_run
 
     progress = reporter(to_stderr=True)
-    found = evaluate_run(run, data, out=out, side=side, allow_missing=allow_missing, progress=progress)
+    found = evaluate_run(
+        run, data, columns=columns_of(columns), out=out, side=side, allow_missing=allow_missing, progress=progress
+    )
     if json:
         print_json({"run": run, "data": data, **found.to_dict()})
     else:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from greffon.bundle.predict import Predictor
     from greffon.pictures.catalog import Catalog
+    from greffon.pictures.sources.columns import Columns
 
 Side = Literal["auto", "train", "val", "test", "all"]
 
@@ -100,8 +101,9 @@ _NO_TEST = "This is no test: the run knows all of these pictures, so the numbers
 
 def evaluate(
     run: str | Path | Predictor,
-    data: str | Path,
+    data: Any,
     *,
+    columns: Columns | None = None,
     out: str | Path | None = None,
     side: Side = "auto",
     allow_missing: bool = False,
@@ -114,7 +116,9 @@ def evaluate(
 
     Args:
         run: a run's folder, or what `greffon.load` gave.
-        data: a folder with one folder of pictures per class, or with train/, val/ and test/ that hold such folders.
+        data: a folder with one folder of pictures per class, or with train/, val/ and test/ that hold such folders;
+            or anything else that `greffon.train` takes.
+        columns: which columns of a table say what; by default those with usual names.
         out: a .parquet file to write the table into; None: it is not written.
         side: which of train/, val/ and test/; `auto`: test/ if it is there, else val/, else all pictures.
         allow_missing: whether classes of the model may have no folder.
@@ -135,7 +139,7 @@ def evaluate(
     """
     target = None if out is None else _checked_out(Path(out))
     predictor = _opened(run)
-    catalog, rows, chosen = _labelled(predictor, Path(data), side, allow_missing=allow_missing, progress=progress)
+    catalog, rows, chosen = _labelled(predictor, data, columns, side, allow_missing=allow_missing, progress=progress)
     table, unreadable = _predicted(predictor, catalog, rows, progress)
     table = table.with_columns(known=_known(predictor, table["hash"]))
     if target is not None:
@@ -160,20 +164,30 @@ def _bar(progress: Bars | None, name: str, total: int | None) -> AbstractContext
 
 
 def _labelled(
-    predictor: Predictor, data: Path, side: Side, *, allow_missing: bool, progress: Bars | None
+    predictor: Predictor,
+    data: Any,
+    columns: Columns | None,
+    side: Side,
+    *,
+    allow_missing: bool,
+    progress: Bars | None,
 ) -> tuple[Catalog, pl.DataFrame, str]:
     """The catalog, with the model's classes, the rows to be named, and which side of the folder that is."""
-    from greffon.pictures.catalog import Catalog, match_classes
+    from greffon.pictures.catalog import match_classes
+    from greffon.pictures.sources.choose import catalog_of
 
     with _bar(progress, "reading pictures", None) as advance:
-        catalog = Catalog.from_folder(data, to="evaluate", advance=advance)
+        # Folders are matched by `match_classes`, which says more where a class is none of the model's.
+        is_folder = isinstance(data, str | Path) and Path(data).is_dir()
+        class_names = None if is_folder else predictor.class_names
+        catalog = catalog_of(data, to="evaluate", columns=columns, class_names=class_names, advance=advance)
     catalog = match_classes(catalog, predictor.class_names, allow_missing=allow_missing)
     given = [name for name in ("test", "val", "train") if len(catalog.side(name))]
     chosen = side if side != "auto" else next((name for name in given if name != "train"), "all")
     rows = catalog.ok if chosen == "all" else catalog.side(chosen)
     if not len(rows):
         there = f"it has {', '.join(name + '/' for name in given)}" if given else "it has class folders only"
-        raise InputError(f"side={side!r}: {data} has no such pictures; {there}")
+        raise InputError(f"side={side!r}: {catalog.root} has no such pictures; {there}")
     return catalog, rows, chosen
 
 
@@ -181,7 +195,7 @@ def _predicted(
     predictor: Predictor, catalog: Catalog, rows: pl.DataFrame, progress: Bars | None
 ) -> tuple[pl.DataFrame, tuple[tuple[str, str], ...]]:
     """The table of those that can be read, and the others: what the scan found, and what went bad since."""
-    files = [catalog.root / path for path in rows["path"]]
+    files = catalog.locators(rows)
     with _bar(progress, "evaluate", len(files)) as advance:
         probabilities, errors = predictor.probabilities(files, advance=advance)
     readable = np.array([error is None for error in errors])
@@ -191,7 +205,7 @@ def _predicted(
     if not readable.any():
         raise DataError(f"none of {len(files)} pictures can be read any more: {errors[0]}")
     rows, several = rows.filter(readable), predictor.bundle.several_labels
-    labels: list[Any] = [[label] if several else label for label in rows["label"]]
+    labels: list[Any] = catalog.labels_of(rows) if several else rows["label"].to_list()
     paths, hashes = rows["path"].to_list(), rows["hash"].to_list()
     table = prediction_table(
         paths, hashes, labels, probabilities[readable], predictor.class_names, several_labels=several

@@ -218,7 +218,7 @@ def _units(catalog: Catalog, together: Iterable[Sequence[str]]) -> list[_Unit]:
     for content, place in row.items():
         members[int(leader[place])].append(content)
     return [
-        _Unit(tuple(sorted(contents)), Counter(owners[content] for content in contents))
+        _Unit(tuple(sorted(contents)), Counter(label for content in contents for label in owners[content]))
         for contents in members.values()
     ]
 
@@ -230,13 +230,18 @@ def _given_groups(catalog: Catalog) -> list[list[str]]:
     return [list(contents) for contents in named.group_by("group", maintain_order=True).agg("hash")["hash"]]
 
 
-def _owners(catalog: Catalog) -> dict[str, str]:
-    """The class that each different picture to be split is counted in: of several labels the first."""
+def _owners(catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """The classes that each different picture to be split is counted in.
+
+    All of its labels where a picture may have several; else one, of the labels that its copies are under the first.
+    """
+    frame = to_split(catalog)
     place = {name: index for index, name in enumerate(catalog.class_names)}
-    owners: dict[str, str] = {}
-    for content, label in to_split(catalog).select("hash", "label").iter_rows():
-        if content not in owners or place[label] < place[owners[content]]:
-            owners[content] = label
+    owners: dict[str, tuple[str, ...]] = {}
+    for content, labels in zip(frame["hash"], catalog.labels_of(frame), strict=True):
+        known = (*owners.get(content, ()), *labels)
+        ordered = sorted(set(known), key=place.__getitem__)
+        owners[content] = tuple(ordered) if catalog.several_labels else tuple(ordered[:1])
     return owners
 
 

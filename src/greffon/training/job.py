@@ -1,15 +1,17 @@
-"""`greffon.train`: from a folder of labelled pictures to a run."""
+"""`greffon.train`: from labelled pictures to a run."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.write import BundleContents, check_model, check_out, write_bundle
-from greffon.pictures.split import split
+from greffon.pictures.quarantine import load_manifest, obey
+from greffon.pictures.split import apply_split, read_split, split
 from greffon.recipe import Recipe
 from greffon.training.progress import ConsoleReporter, Reporter, duration
+from greffon.training.samples import GoneBadError
 from greffon.training.start import Start, build_model, find_start
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from greffon.bundle.predict import Predictor
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
+    from greffon.pictures.skipped import Skipped
+    from greffon.pictures.sources.columns import Columns
     from greffon.training.near_copies import NearCopies
     from greffon.training.planned import Planned
     from greffon.training.stages import StageResult, Stages
@@ -77,19 +81,28 @@ class Run:
 
 
 def train(
-    data: str | Path,
+    data: Any,
     *,
     out: str | Path,
     recipe: Recipe | None = None,
+    columns: Columns | None = None,
+    split: str | Path | None = None,
+    manifest: str | Path | None = None,
     reporter: Reporter | None = None,
     overwrite: bool = False,
 ) -> Run:
-    """Train a classifier on a folder of labelled pictures.
+    """Train a classifier on labelled pictures.
 
     Args:
-        data: a folder with one folder of pictures per class, or with train/ (and val/, test/) that hold such folders.
+        data: a folder with one folder of pictures per class, or with train/ (and val/, test/) that hold such folders;
+            a table (CSV, Parquet, JSON Lines, a DataFrame) of paths and labels; tar shards; arrays (pictures, labels);
+            a `tf.data.Dataset`; a dataset of Hugging Face's library; an address of any of these; a catalog that was
+            saved.
         out: the folder of the run; it appears when everything is written.
         recipe: every option; by default the head, then the last block, on ImageNet weights.
+        columns: which columns of a table say what; by default those with usual names.
+        split: a written split (`split.parquet` of a run, or JSON), to put every picture on the side where it was.
+        manifest: a table of findings with the user's decisions, as `greffon check` writes it.
         reporter: told what happens; by default the console.
         overwrite: whether an earlier run there may be replaced.
 
@@ -114,19 +127,53 @@ def train(
     place = check_out(out, overwrite=overwrite)
     recipe = recipe or Recipe()
     start = find_start(recipe.weights)
-    return _Job(recipe, start, reporter or ConsoleReporter()).run(data, place, overwrite=overwrite)
+    job = _Job(recipe, start, reporter or ConsoleReporter(), split)
+    return job.run(job.read(data, columns, manifest), place, overwrite=overwrite)
 
 
 class _Job:
     """One training."""
 
-    def __init__(self, recipe: Recipe, start: Start, reporter: Reporter) -> None:
-        self.recipe, self.start, self.reporter = recipe, start, reporter
+    def __init__(self, recipe: Recipe, start: Start, reporter: Reporter, written: str | Path | None) -> None:
+        self.recipe, self.start, self.reporter, self.written = recipe, start, reporter, written
         self.notes: list[str] = []
         self._began = time.perf_counter()
 
-    def run(self, data: str | Path, out: Path, *, overwrite: bool) -> Run:
-        catalog = self._read(data)
+    def read(self, data: Any, columns: Columns | None, manifest: str | Path | None) -> Catalog:
+        """The pictures, without those that cannot be used or that the manifest leaves out."""
+        from greffon.pictures.sources.choose import catalog_of
+
+        with self.reporter.bar("reading pictures", total=None) as advance:
+            catalog = catalog_of(data, columns=columns, advance=advance)
+        if manifest is not None:
+            frame, notes = obey(catalog.frame, load_manifest(manifest))
+            catalog = replace(catalog, frame=frame)
+            for note in notes:
+                self._note(note)
+        for what, frame in (("cannot be used and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
+            if len(frame):
+                self._note(f"{len(frame)} files {what}:{_listed(frame)}")
+        if catalog.several_labels and self.recipe.head.output != "sigmoid":
+            self.recipe = self.recipe.replace(head=self.recipe.head.replace(output="sigmoid"))
+            self._note("pictures may have several labels: the head has a sigmoid for each class, not one softmax")
+        self._side(catalog, ())  # too few pictures are found out before the trunk runs
+        return catalog
+
+    def run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
+        """Train; again without them where pictures go bad meanwhile, which costs little: the rest is stored."""
+        from greffon.pictures.skipped import Skipped
+
+        skipped = Skipped(len(catalog.ok))
+        before = list(self.notes)
+        while True:
+            try:
+                return self._run(catalog, out, overwrite=overwrite)
+            except GoneBadError as bad:
+                catalog = _without(catalog, bad, skipped)
+                self.notes = list(before)
+                self._note(skipped.note())
+
+    def _run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         import keras
 
         from greffon.training.samples import samples_of
@@ -150,17 +197,6 @@ class _Job:
         results, probabilities = stages.run()
         return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages)
 
-    def _read(self, data: str | Path) -> Catalog:
-        from greffon.pictures.catalog import Catalog
-
-        with self.reporter.bar("reading pictures", total=None) as advance:
-            catalog = Catalog.from_folder(data, advance=advance)
-        for what, frame in (("cannot be read and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
-            if len(frame):
-                self._note(f"{len(frame)} files {what}:{_listed(frame)}")
-        split(catalog, validation=self.recipe.validation)  # too few pictures are found out before the trunk runs
-        return catalog
-
     def _near_copies(
         self, model: Any, catalog: Catalog, resize: Any, store: Any
     ) -> tuple[Planned | None, NearCopies | None]:
@@ -181,8 +217,7 @@ class _Job:
             return planned, find_near_copies(catalog, features, channels)
 
     def _split(self, catalog: Catalog, near: NearCopies | None) -> Catalog:
-        together = near.together if near else ()
-        catalog = split(catalog, validation=self.recipe.validation, seed=self.recipe.seed, together=together)
+        catalog = self._side(catalog, near.together if near else ())
         sides = dict(catalog.ok.select("hash", "split").iter_rows())
         for note in (*catalog.notes, *(near.notes(sides) if near else ())):
             self._note(note)
@@ -193,6 +228,12 @@ class _Job:
             f"{counts['val']} held out for validation{test}"
         )
         return catalog
+
+    def _side(self, catalog: Catalog, together: Sequence[Sequence[str]]) -> Catalog:
+        """Every picture on its side: as it was written, or split anew."""
+        if self.written is None:
+            return split(catalog, validation=self.recipe.validation, seed=self.recipe.seed, together=together)
+        return apply_split(catalog, read_split(self.written))
 
     def _store(self) -> Any:
         from greffon.frozen.store import ActivationStore
@@ -217,7 +258,7 @@ class _Job:
 
         held_out = catalog.side("val")
         several = self.recipe.head.output == "sigmoid"
-        labels = [[label] if several else label for label in held_out["label"]]
+        labels: list[Any] = catalog.labels_of(held_out) if several else held_out["label"].to_list()
         paths, hashes = held_out["path"].to_list(), held_out["hash"].to_list()
         table = prediction_table(paths, hashes, labels, probabilities, catalog.class_names, several_labels=several)
         measures = measure(table)
@@ -267,6 +308,26 @@ class _Job:
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.reporter.warn(text)
+
+
+def _without(catalog: Catalog, bad: GoneBadError, skipped: Skipped) -> Catalog:
+    """The catalog with pictures in quarantine that went bad, each counted.
+
+    Raises:
+        DataError: too many have.
+    """
+    import polars as pl
+
+    for path, content in catalog.ok.select("path", "hash").iter_rows():
+        if content in bad.errors:
+            skipped.add(path, bad.errors[content])
+    gone = (pl.col("state") == "ok") & pl.col("hash").is_in(list(bad.errors))
+    reason = pl.col("hash").replace_strict({it: str(error) for it, error in bad.errors.items()}, default="")
+    frame = catalog.frame.with_columns(
+        state=pl.when(gone).then(pl.lit("quarantined")).otherwise(pl.col("state")),
+        reason=pl.when(gone).then(reason).otherwise(pl.col("reason")),
+    )
+    return replace(catalog, frame=frame)
 
 
 def _listed(frame: pl.DataFrame) -> str:

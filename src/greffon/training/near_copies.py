@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greffon.errors import DataError
 from greffon.pictures.near import THUMBNAIL, NearPair, groups, near_duplicates
 from greffon.pictures.split import to_split
+from greffon.training.samples import GoneBadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,10 +85,14 @@ def find_near_copies(catalog: Catalog, rows: Activations | PictureRows, channels
         rows: for each usable picture that is not in test/, in the catalog's order, what the head takes: (d,), or a
             feature map that is averaged here.
         channels: of the backbone's feature map.
+
+    Raises:
+        GoneBadError: a picture cannot be read any more.
     """
     frame = to_split(catalog)
     features = np.concatenate([_pooled(rows, some, channels) for some in _blocks(len(frame))])
     paths, hashes = frame["path"].to_list(), frame["hash"].to_list()
+    locators = catalog.locators(frame)
     first = {content: row for row, content in reversed(list(enumerate(hashes)))}
     different = sorted(first.values())
 
@@ -95,7 +101,11 @@ def find_near_copies(catalog: Catalog, rows: Activations | PictureRows, channels
 
         from greffon.pictures.decode import decode
 
-        pixels = decode(catalog.root / paths[different[place]], THUMBNAIL, "stretch")
+        row = different[place]
+        try:
+            pixels = decode(locators[row], THUMBNAIL, "stretch")
+        except DataError as error:
+            raise GoneBadError({hashes[row]: error}) from error
         return np.asarray(Image.fromarray(pixels).convert("L"))
 
     found = near_duplicates(features[different], thumbnail)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from greffon.errors import DataError
 from greffon.frozen.activations import fits_memory
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
     from greffon.recipe import Augment
 
     Array = np.ndarray[Any, Any]
+
+
+class GoneBadError(DataError):
+    """Pictures that could be read at the start cannot be read any more.
+
+    Attributes:
+        errors: content hash -> why.
+    """
+
+    def __init__(self, errors: dict[str, DataError]) -> None:
+        first = next(iter(errors.values()))
+        super().__init__(f"a picture that could be read at the start cannot be read any more: {first}")
+        self.errors = errors
 
 
 @dataclass(frozen=True)
@@ -65,16 +79,15 @@ def samples_of(catalog: Catalog, size: int, rule: ResizeRule, *, views: int = 1,
         augment: what the other views are.
     """
     train, held_out = catalog.side("train"), catalog.side("val")
-    paths = [catalog.root / path for side in (train, held_out) for path in side["path"]]
-    contents = [content for side in (train, held_out) for content in side["hash"]]
-    labels = [catalog.class_names.index(label) for side in (train, held_out) for label in side["label"]]
+    both = pl.concat([train, held_out])
+    paths, contents = catalog.locators(both), both["hash"].to_list()
     picture, view = _rows(len(train), len(paths), views)
     reader = _Reader(paths, contents, picture, view, size, rule, augment)
     itself = np.arange(len(train))[:, None]
     others = len(paths) + np.arange(len(train) * (views - 1)).reshape(len(train), views - 1)
     return Samples(
         keys=[reader.key(row) for row in range(len(picture))],
-        targets=np.eye(len(catalog.class_names), dtype=np.float32)[np.array(labels, int)[picture]],
+        targets=catalog.targets(both)[picture],
         train=np.arange(len(train)),
         validation=np.arange(len(train), len(paths)),
         load=reader.load,
@@ -85,8 +98,6 @@ def samples_of(catalog: Catalog, size: int, rule: ResizeRule, *, views: int = 1,
 
 def samples_to_split(catalog: Catalog, size: int, rule: ResizeRule) -> Samples:
     """All pictures that are to be split or have been, as if they were all to learn from; see `samples_of`."""
-    import polars as pl
-
     frame = to_split(catalog).with_columns(split=pl.lit("train"))
     return samples_of(replace(catalog, frame=frame), size, rule)
 
@@ -102,7 +113,7 @@ def _rows(train: int, pictures: int, views: int) -> tuple[Array, Array]:
 class _Reader:
     """Names and reads rows: the picture at `paths[picture[row]]`, view `view[row]` of it."""
 
-    paths: Sequence[Path]
+    paths: Sequence[str | Path]
     contents: Sequence[str]
     picture: Array
     view: Array
@@ -127,7 +138,7 @@ class _Reader:
         """Decode some rows, in whatever order: [uint8 (rows, size, size, 3)].
 
         Raises:
-            DataError: a file cannot be read any more.
+            GoneBadError: pictures cannot be read any more; all of these rows are named.
         """
         from greffon.pictures.views import ViewRequest, decode_views_many
 
@@ -140,12 +151,15 @@ class _Reader:
             for picture, at in places.items()
         ]
         pixels = np.empty((len(rows), self.size, self.size, 3), np.uint8)
-        for at, views in zip(
-            places.values(), decode_views_many(requests, self.size, self.rule, self.augment), strict=True
-        ):
+        bad: dict[str, DataError] = {}
+        decoded = decode_views_many(requests, self.size, self.rule, self.augment)
+        for (picture, at), views in zip(places.items(), decoded, strict=True):
             if isinstance(views, DataError):
-                raise DataError(f"a picture that could be read at the start cannot be read any more: {views}")
-            pixels[at] = views
+                bad[self.contents[picture]] = views
+            else:
+                pixels[at] = views
+        if bad:
+            raise GoneBadError(bad)
         return [pixels]
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from greffon.backbone.freeze import freeze
 from greffon.backbone.proof import examine, fingerprint
@@ -16,6 +17,7 @@ from greffon.frozen.activations import Activations
 from greffon.frozen.cost import macs
 from greffon.frozen.feature_augment import FeatureAugment, augments_features, is_pooled
 from greffon.frozen.trunk import DoesNotFitFloat16
+from greffon.training.balance import balanced_rows, balanced_weights
 from greffon.training.feed import RowFeed
 from greffon.training.int8 import Agreement, Compared, probabilities
 from greffon.training.mixed import is_wanted, mixed_precision
@@ -24,8 +26,6 @@ from greffon.training.stage_tail import StageTail, can_fill_up, compile_stage, x
 from greffon.training.watch import StageWatch
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from greffon.backbone.proof import FreezeProof
     from greffon.backbone.table import FreezeTable
     from greffon.frozen.cut import Cut
@@ -186,25 +186,34 @@ class Stages:
         """The tail, with XLA or without, and what makes the batches that suit it."""
         stage, samples = plan.stage, self.samples
         fills_up = can_fill_up(plan.cut.tail)
+        shown, weights = self._balanced()
 
-        def feed(rows: Array, *, xla: bool, shuffle: bool) -> RowFeed:
+        def feed(rows: Array, *, xla: bool, shuffle: bool, weights: Array | None = None) -> RowFeed:
             first = rows.reshape(len(rows), -1)[:, 0]
             return RowFeed(
-                plan.source, rows=rows, y=samples.targets[first], batch_size=stage.batch_size, shuffle=shuffle,
-                seed=seed, fill_up=xla and fills_up,
+                plan.source, rows=rows, y=samples.targets[first], sample_weight=weights, batch_size=stage.batch_size,
+                shuffle=shuffle, seed=seed, fill_up=xla and fills_up,
             )  # fmt: skip
 
         def tail(xla: bool) -> StageTail:
             return StageTail(self.model, plan.cut, jit_compile=xla, augment=self._feature_augment(plan.cut, seed))
 
-        train = partial(feed, samples.views, shuffle=True)
-        batches = -(-len(samples.train) // stage.batch_size)
+        train = partial(feed, samples.views[shown], weights=weights, shuffle=True)
+        batches = -(-len(shown) // stage.batch_size)
         xla = xla_pays(tail, lambda xla: train(xla=xla), steps=batches * stage.epochs)
         feeds = {
             "train": partial(train, xla=xla),
             "validation": partial(feed, samples.validation, xla=xla, shuffle=False),
         }
         return tail(xla), feeds
+
+    def _balanced(self) -> tuple[Array, Array | None]:
+        """Which of the pictures to learn from an epoch shows, and how much each of those counts."""
+        targets = self.samples.targets[self.samples.train]
+        shown = np.arange(len(targets))
+        if self.recipe.sampling == "balanced":
+            shown = balanced_rows(targets, seed=self.recipe.seed)
+        return shown, balanced_weights(targets[shown]) if self.recipe.class_weight == "balanced" else None
 
     def _feature_augment(self, cut: Cut, seed: int) -> FeatureAugment | None:
         recipe = self.recipe

@@ -64,7 +64,7 @@ def _look_into(path: Path) -> None:
             refusal = identify(contents).refusal
     except WeightFileError as error:
         if path.is_dir():
-            raise InputError(f"weights {path}: the folder is no run of greffon train, and no weights: {error}") from None
+            raise InputError(f"weights {path}: the folder is no run of greffon train; {error}") from None
         raise
     if refusal:
         raise WeightFileError(f"weight file {path}: {refusal}")

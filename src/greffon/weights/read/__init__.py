@@ -6,13 +6,22 @@ line in `_FORMATS`.
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from greffon.errors import WeightFileError
-from greffon.weights.read import hdf5, keras_zip, safetensors_file
+from greffon.weights.read import (
+    hdf5,
+    keras_zip,
+    safetensors_file,
+    safetensors_index,
+    torch_bare,
+    torch_legacy,
+    torch_zip,
+)
 from greffon.weights.read.arrays import Contents, Tensor, WeightArrays
 
 if TYPE_CHECKING:
@@ -21,7 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "Tensor", "WeightArrays", "opened", "read"]
 
-_FORMATS: tuple[ModuleType, ...] = (hdf5, keras_zip, safetensors_file)
+# In this order: PyTorch's archives before those of Keras, which take any with a large directory; bare pickles last,
+# which have no signature.
+_FORMATS: tuple[ModuleType, ...] = (
+    hdf5,
+    torch_zip,
+    keras_zip,
+    safetensors_file,
+    safetensors_index,
+    torch_legacy,
+    torch_bare,
+)
 _HEAD_SIZE = 512
 
 # First bytes of what users mistake for a weight file -> what to say.
@@ -32,7 +51,6 @@ _OTHER_FILES: tuple[tuple[bytes, str], ...] = (
     (b"<?xml", "it is an XML answer: the download gave an error instead of the file"),
     (b"\x1f\x8b", "it is compressed with gzip: unpack it first"),
     (b"\x93NUMPY", "it is one NumPy array, without names"),
-    (b"\x80", "it is a Python pickle, which can run code when opened: Greffon never opens one"),
     (b"{", "it is JSON, such as a model's configuration: the weights are in another file"),
 )
 
@@ -131,9 +149,10 @@ def _what_else(head: bytes, path: Path) -> str:
 
 
 def _members(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(name.endswith("data.pkl") for name in names):
-        return "a pickle from PyTorch"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, struct.error):
+        return "a damaged directory"
     shown = ", ".join(names[:3])
     return f"{len(names)} files ({shown}{', ...' if len(names) > 3 else ''})"
