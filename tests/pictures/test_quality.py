@@ -27,7 +27,7 @@ def found(tmp_path, image, name="a.png", **options):
     return {finding.kind: finding for finding in read_picture(file).findings(name)}
 
 
-@pytest.mark.parametrize("size", [(240, 180), (180, 240), (64, 64), (28, 28), (1200, 800), (640, 330)])
+@pytest.mark.parametrize("size", [(240, 180), (180, 240), (64, 64), (28, 28), (600, 400)])
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "A.JPEG", "a.tif", "a.bmp", "a.ppm", "noextension"])
 def test_nothing_is_said_of_a_good_picture(tmp_path, size, name):
     options = {"format": "PNG"} if name == "noextension" else {}
@@ -78,7 +78,7 @@ def test_a_lamp_at_night_is_not_very_dark(tmp_path):
     assert "very dark" not in found(tmp_path, night)
 
 
-@pytest.mark.parametrize("size", [(240, 180), (1200, 900), (100, 100)])
+@pytest.mark.parametrize("size", [(240, 180), (900, 600), (100, 100)])
 def test_very_blurred(tmp_path, size):
     image = photograph(size)
     share = min(size)
@@ -127,6 +127,7 @@ def test_tiny(tmp_path, size, is_tiny):
         ((400, 200), None),
         ((1920 // 8, 1080 // 8), None),
         ((3000, 20), "is 150.0 times as wide as high: crop loses 99.3 % of it"),
+        ((640, 330), None),
     ],
 )
 def test_odd_shape(tmp_path, size, sentence):

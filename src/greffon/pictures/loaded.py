@@ -74,13 +74,13 @@ class Loaded:
         It is made faster than a square, and a little less well.
         """
         side = min(longer, max(1, round(max(self.width, self.height))))
-        return self._resized(self.image, plan(self.width, self.height, side, "pad"), orientation=1, gap=1)
+        return self._resized(self.image, plan(self.width, self.height, side, "pad"), orientation=1, quick=True)
 
     def _resized(
-        self, piece: Image.Image, what: Plan, *, orientation: int | None = None, gap: int | None = None
+        self, piece: Image.Image, what: Plan, *, orientation: int | None = None, quick: bool = False
     ) -> np.ndarray[Any, Any]:
         levels = levels_of(self.image)
-        resized = shrink(piece, what, lambda rows: resizable(rows, levels), gap=gap)
+        resized = shrink(piece, what, lambda rows: resizable(rows, levels), quick=quick)
         pixels = np.asarray(to_srgb(resized, levels, self.profile))
         return turn(pixels, self.orientation if orientation is None else orientation)
 

@@ -27,7 +27,7 @@ import xxhash
 from greffon.pictures.decode import DECODER_VERSION, usual_workers
 from greffon.pictures.faults import Fault, PictureError
 from greffon.pictures.jpeg_check import can_check, damage_in, ends_early
-from greffon.pictures.loaded import load, upright_size
+from greffon.pictures.loaded import DRAFT_MARGIN, load, upright_size
 from greffon.pictures.opened import name_of, opened
 from greffon.pictures.quality import LOOKED_AT, Facts, Finding, facts_of, findings_of
 from greffon.pictures.sources import locate
@@ -176,7 +176,7 @@ def read_picture(file: str | Path) -> Scanned:
         with opened(source) as image:
             width, height = upright_size(image)
             mode = image.mode
-            facts = facts_of(image, load(image, LOOKED_AT, "pad"), mode)
+            facts = facts_of(image, load(image, LOOKED_AT // DRAFT_MARGIN, "pad"), mode)
         if facts.format == "JPEG" and content is not None:
             facts = replace(facts, damage=_checked(content, facts.mode))
     except PictureError as error:
