@@ -10,10 +10,12 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import pickle
 import random
 import re
 import struct
 import sys
+import tarfile
 import threading
 import warnings
 import zlib
@@ -25,6 +27,7 @@ from PIL import Image, ImageFile, features
 
 from greffon.errors import DataError, InputError
 from greffon.pictures.decode import MAX_PIXELS, crop_loss, decode, decode_array, decode_many, read_size
+from greffon.pictures.faults import PictureError
 
 SIZE = 32
 WIDTH, HEIGHT = 96, 64
@@ -638,6 +641,30 @@ def test_every_kind_of_source_gives_the_same(tmp_path):
             assert (decode(source, SIZE, "crop") == expected).all()
         assert not file.closed
         assert read_size(file) == (WIDTH, HEIGHT)
+
+
+def test_members_of_archives_and_addresses_are_pictures_like_others(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    data = encoded(scene(), "JPEG")
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        member = tarfile.TarInfo("a.jpg")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    fsspec.filesystem("memory").pipe("/decode/a.jpg", data)
+    for locator in (f"{tmp_path / 'shard.tar'}::a.jpg", "memory://decode/a.jpg"):
+        assert (decode(locator, SIZE, "crop") == decode(data, SIZE, "crop")).all()
+        assert read_size(locator) == (WIDTH, HEIGHT)
+    for locator in (f"{tmp_path / 'shard.tar'}::b.jpg", "memory://decode/b.jpg"):
+        with pytest.raises(PictureError, match=re.escape(locator)) as caught:
+            decode(locator, SIZE, "crop")
+        assert caught.value.fault == "missing"
+
+
+def test_an_error_survives_the_way_between_processes():
+    with pytest.raises(PictureError) as caught:
+        decode(b"", SIZE, "crop")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.fault) == ("picture in memory (0 bytes): is empty (0 bytes)", "empty")
 
 
 @pytest.mark.parametrize("source", [None, 3, ["a.jpg"], np.zeros((8, 8, 3), np.uint8)])

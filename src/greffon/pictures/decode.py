@@ -48,8 +48,8 @@ def decode(source: Source, size: int, rule: ResizeRule) -> np.ndarray:
     transparency is laid over white.
 
     Args:
-        source: path, the bytes of a picture file, an open binary file (read from its beginning, left open), or a PIL
-            image (left as it is, but loaded).
+        source: path or another locator (`sources.locate`), the bytes of a picture file, an open binary file (read from
+            its beginning, left open), or a PIL image (left as it is, but loaded).
         size: side of the square, in pixels, at least 1.
         rule: `crop` scales the shorter side to `size` and takes the centre, `stretch` ignores the aspect, `pad`
             scales the longer side to `size` and centres on white.
@@ -58,8 +58,9 @@ def decode(source: Source, size: int, rule: ResizeRule) -> np.ndarray:
         uint8 (size, size, 3), RGB, 0..255.
 
     Raises:
-        DataError: the picture cannot be read; the message starts with its name and says why: no such file, empty,
-            cut short, not a picture, damaged, or more than `MAX_PIXELS` pixels.
+        PictureError: a `DataError`: the picture cannot be read. The message starts with its name and says why: no such
+            file, empty, cut short, not a picture, damaged, more pixels or more processor time than one picture may
+            take (`limits`); `fault` says it in one word.
         InputError: `size`, `rule` or the type of `source` is not one of these.
 
     Example:
