@@ -92,8 +92,9 @@ def test_a_detector_with_the_stride_in_the_1x1_is_v1_with_biases_of_zero():
         _agree(model(pictures), caffe.pooled(turned))
 
 
-def test_folded_batch_norm_in_v1_5(net):
-    """As an exporter to ONNX folds it: kernels and biases remain, under names that tell nothing."""
+@pytest.mark.parametrize("numbered", [True, False])
+def test_folded_batch_norm_in_v1_5(net, numbered):
+    """As torch's exporters to ONNX fold it: kernels and biases remain, in the older one under telling names no more."""
     pictures, turned = _pictures(4)
     contents = Contents({}, "ONNX")
     pairs = [("conv1", "bn1")]
@@ -106,12 +107,15 @@ def test_folded_batch_norm_in_v1_5(net):
         factor = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-5).sqrt()
         kernel = state[f"{conv}.weight"] * factor[:, None, None, None]
         bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * factor
-        contents.add(f"onnx::Conv_{497 + 3 * number}", in_memory(kernel.numpy()))
-        contents.add(f"onnx::Conv_{498 + 3 * number}", in_memory(bias.numpy()))
+        kernel_name = f"onnx::Conv_{497 + 3 * number}" if numbered else f"{conv}.weight"
+        bias_name = f"onnx::Conv_{498 + 3 * number}" if numbered else f"{conv}.weight_bias"
+        contents.add(kernel_name, in_memory(kernel.numpy()))
+        contents.add(bias_name, in_memory(bias.numpy()))
     contents.add("fc.weight", in_memory(state["fc.weight"].numpy()))
     contents.add("fc.bias", in_memory(state["fc.bias"].numpy()))
     identity = identify(contents)
-    assert (identity.writer, identity.variant, identity.variant_sure) == ("an ONNX export", "v1.5", False)
+    assert (identity.variant, identity.variant_sure) == ("v1.5", not numbered)
+    assert identity.writer == ("an ONNX export" if numbered else "PyTorch, with torchvision's names, exported to ONNX")
     model = _filled(contents, SMALL, variant="v1.5", classes=10)
     with torch.no_grad():
         _agree(model(pictures), net(turned))

@@ -353,3 +353,26 @@ def test_causes():
     )
     many = left_out_note([f"dense_{number}" for number in range(30)], {})
     assert many.endswith("dense_19, and 10 more.")
+
+
+def test_names_and_shapes_that_no_one_means():
+    """Whatever a file claims, it is identified or said to be unknown, and quickly."""
+    digits = "9" * 5000
+    shapes = [
+        {f"layer1.{digits}.conv1.weight": (64, 64, 1, 1)},
+        {f"conv2_block{digits}_1_conv/kernel": (1, 1, 64, 64)},
+        {f"conv2d_{digits}/kernel": (7, 7, 3, 64)},
+        {"layer1.0.conv1.weight": ()},
+        {"layer1.0.conv3.bias": (256,), "fc.weight": (10, 256), "fc.bias": (10,)},
+        {"layer1.0.conv2.weight": (0, 0, 3, 3), "conv1.weight": (0, 0, 0, 0), "fc.weight": (0, 0)},
+        {"layer1.0.conv2.weight": (64, 3, 3)},
+        {"layer1.0.conv1.weight": (64, 64, 1, 1), "layer8.0.conv1.weight": (1, 1)},
+        {"": (), ".": (), "/": (1, 1)},
+        {f"{'projector.1.weight ' * 2000}{number}": (1,) for number in range(20)} | {"layer1.0.bn1.weight": (64,)},
+        {"normal_" * 5000: (1,)},
+        {f"layer1.0.conv1.{'x.' * 5000}": (1,)},
+    ]
+    for case in shapes:
+        found = identify(contents(case))
+        assert found.sentence()
+        json.dumps(found.as_dict())

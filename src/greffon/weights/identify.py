@@ -154,6 +154,8 @@ def _from_reading(contents: Contents, reading: Reading) -> Identity:
     layout = _layout(contents, reading.places, torch_axes=torch_axes)
     classes = _classes(layout)
     writer = writers.writer_of(reading, classes=classes)
+    if contents.format.startswith("ONNX"):
+        writer = replace(writer, name=f"{writer.name}, exported to ONNX")
     takes = layout.get(TOP, {}).get("kernel", ())[:-1]
     aside = tops if writer.projection or classes is None or not _takes_features(layout, takes) else set()
     places = {name: place for name, place in reading.places.items() if name not in aside}
@@ -273,7 +275,8 @@ def _classes(layout: Shapes) -> int | None:
 
 def _takes_features(layout: Shapes, takes: Shape) -> bool:
     """Whether a classifier takes what the last block gives, as far as the file tells."""
-    last = [it["kernel"][-1] for layer, it in layout.items() if layer.endswith("_3_conv") and len(it["kernel"]) == 4]
+    kernels = [it.get("kernel", ()) for layer, it in layout.items() if layer.endswith("_3_conv")]
+    last = [kernel[-1] for kernel in kernels if len(kernel) == 4]
     return not last or takes[-1:] == (max(last),)
 
 

@@ -22,12 +22,12 @@ DEPTHS: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 
 """Bottleneck blocks per stage -> the number that the network is called after."""
 
 _BRANCHES = {"1": 0, "2a": 1, "2b": 2, "2c": 3}
-_OLD_BLOCK = re.compile(r"(res|bn)(\d)([a-z])(\d*)_branch(1|2[abc])")
+_OLD_BLOCK = re.compile(r"(res|bn)(\d)([a-z])(\d{0,4})_branch(1|2[abc])")
 _OLD_ENDS = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}
-_BLOCK = re.compile(r"conv(\d+)_block(\d+)_\d_conv")
-_PLACE = re.compile(r"conv(\d+)_block(\d+)_(\d)_(?:conv|bn)")
+_BLOCK = re.compile(r"conv(\d{1,2})_block(\d{1,4})_\d_conv")
+_PLACE = re.compile(r"conv(\d{1,2})_block(\d{1,4})_(\d)_(?:conv|bn)")
 _STEM = re.compile(r"conv1_(?:conv|bn)")
-_NUMBERED = re.compile(r"((?:.*/)?)(?:conv2d|batch_normalization|dense)(?:_(\d+))?")
+_NUMBERED = re.compile(r"((?:.*/)?)(?:conv2d|batch_normalization|dense)(?:_(\d{1,9}))?")
 
 
 class Shaped(Protocol):

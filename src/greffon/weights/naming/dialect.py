@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NO_PART = ""
 """What `place` gives for a tensor that is known and not needed, such as a counter of training steps."""
-BACKBONE = re.compile(r"conv1_(?:conv|bn)|conv[2-9]_block\d+_[0-3]_(?:conv|bn)")
+BACKBONE = re.compile(r"conv1_(?:conv|bn)|conv[2-9]_block\d{1,4}_[0-3]_(?:conv|bn)")
 """A layer of the backbone, as Keras calls it."""
 TOP = "predictions"
 
@@ -48,7 +48,7 @@ def _keras_place(name: str) -> str | None:
 KERAS = Dialect(
     "Keras",
     re.compile(
-        r"(?P<prefix>(?:.*/)?)(?:conv[2-9]_block\d+_[0-3]_(?:conv|bn)|(?:res|bn)[2-9][a-z]\d*_branch(?:1|2[abc]))/\w+"
+        r"(?P<prefix>(?:.*/)?)(?:conv[2-9]_block\d{1,4}_[0-3]_(?:conv|bn)|(?:res|bn)[2-9][a-z]\d{0,4}_branch(?:1|2[abc]))/\w+"
     ),
     _keras_place,
     re.compile(r"conv\d+_block|post_bn|conv1[/_]|res\d[a-z]"),

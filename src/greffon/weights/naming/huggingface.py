@@ -8,7 +8,7 @@ from greffon.weights.naming.dialect import NO_PART, TOP, Dialect
 
 _WEIGHT = r"(?P<kind>convolution|normalization)\.(?P<weight>\w+)"
 _IN_BLOCK = re.compile(
-    r"encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d+)\.(?:layer\.(?P<number>[0-2])|shortcut)\." + _WEIGHT
+    r"encoder\.stages\.(?P<stage>\d)\.layers\.(?P<block>\d{1,4})\.(?:layer\.(?P<number>[0-2])|shortcut)\." + _WEIGHT
 )
 _STEM = re.compile(r"embedder\.embedder\." + _WEIGHT)
 _TOP = re.compile(r"classifier\.1\.(weight|bias)")

@@ -26,7 +26,7 @@ _ADDITIONS: tuple[tuple[str, str, str], ...] = (
 )
 _DEEP_STEM = re.compile(r"^(?:conv1|stem)\.\d|^stem\.conv\d|^(?:conv1|stem)\.conv1\.\d|^0\.\d")
 _POOLED_SHORTCUT = re.compile(r"downsample\.2\.")
-_BLOCK = re.compile(r"(layer|res)(\d)\.(\d+)\.")
+_BLOCK = re.compile(r"(layer|res)(\d)\.(\d{1,4})\.")
 _USUAL_WIDTHS = (64, 32)
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from greffon.weights.read.arrays import Contents
 
-_COUNTED = re.compile(r"(?P<model>.*?)(?:layer_with_weights-|_operations/|_?layers/)(?P<number>\d+)/(?P<weight>\w+)")
+_COUNTED = re.compile(
+    r"(?P<model>.*?)(?:layer_with_weights-|_operations/|_?layers/)(?P<number>\d{1,9})/(?P<weight>\w+)"
+)
 _NUMBERED = re.compile(r"(?P<model>(?:.*/)?)(?:conv2d|batch_normalization|dense)(?:_\d+)?/(?P<weight>\w+)")
 _ENDINGS = {
     "gamma": "gamma",

@@ -15,7 +15,7 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"relative_position_bias_table", "a Swin Transformer"),
     (r"\bcls_token\b|class_token|pos_embed|position_embeddings|\bvit\.encoder|patch_embed|self_attention", "a ViT"),
     (r"denseblock\d|denselayer\d|dense_block|\bpool2_conv/", "DenseNet"),
-    (r"normal_\w*_?\d+|reduction_\w+_\d+|cell_\d+\.", "NASNet"),
+    (r"normal_\w{0,40}_?\d|reduction_\w{1,40}_\d|cell_\d+\.", "NASNet"),
     (r"convnext|layer_scale|\.dwconv\.|\bgrn\b|stages\.\d\.blocks\.\d+\.conv_dw", "ConvNeXt"),
     (r"expanded_conv_squeeze_excite|expanded_conv_\d+_", "MobileNetV3"),
     (r"expanded_conv|block_\d+_(?:expand|depthwise|project)|features\.\d+\.conv\.\d\.0\.", "MobileNetV2"),
@@ -35,7 +35,7 @@ _BIT = re.compile(r"standardized_conv2d|resnet/block\d+/unit\d+/[abc]/|resnet/ro
 _V2 = re.compile(
     r"preact_bn|\bpost_bn\b|bottleneck_v2|postnorm|stages\.\d\.blocks\.\d+\.norm3|encoder\.stages\.\d\.layers\.\d+\.norm1"
 )
-_SLIM_V1 = re.compile(r"resnet_v1_(\d+)/(?:block\d|conv1|logits)")
+_SLIM_V1 = re.compile(r"resnet_v1_(\d{1,4})/(?:block\d|conv1|logits)")
 _OPTIMIZER = re.compile(
     r"momentum_buffer|exp_avg|\boptimizer|\.OPTIMIZER_SLOT|/Adam(?:_1)?\b|/(?:momentum|velocity|RMSProp)\b|_velocity\b|"
     r"\bm/|\bv/|param_groups"

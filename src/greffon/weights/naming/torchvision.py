@@ -11,7 +11,7 @@ from greffon.weights.naming.dialect import NO_PART, TOP, Dialect
 
 _WEIGHT = r"(?P<weight>weight|bias|running_mean|running_var|num_batches_tracked|weight_bias)"
 _IN_BLOCK = re.compile(
-    r"layer(?P<stage>[1-8])\.(?P<block>\d+)\.(?:(?P<kind>conv|bn)(?P<number>[1-3])|downsample\.(?P<half>[01]))\."
+    r"layer(?P<stage>[1-8])\.(?P<block>\d{1,4})\.(?:(?P<kind>conv|bn)(?P<number>[1-3])|downsample\.(?P<half>[01]))\."
     + _WEIGHT
 )
 _STEM = re.compile(r"(?:stem\.)?(?P<kind>conv|bn)1\." + _WEIGHT)
@@ -65,7 +65,7 @@ SEQUENTIAL = Dialect(
     re.compile(r"[014567]\."),
 )
 
-_DETECTRON = re.compile(r"res([2-9])\.(\d+)\.(conv[1-3]|shortcut)\.(norm\.)?(\w+)")
+_DETECTRON = re.compile(r"res([2-9])\.(\d{1,4})\.(conv[1-3]|shortcut)\.(norm\.)?(\w+)")
 
 
 def _detectron_place(name: str) -> str | None:

@@ -100,6 +100,9 @@ _SEQUENTIAL = Writer(
     f"{_UNKNOWN}: torchvision's layers in a Sequential nearly always want torch",
 )
 
+_BARLOW = Writer("Barlow Twins", _TORCH, _SSL_TORCH)
+_BARLOW_TOO = re.compile(r"projector\.\d+\.weight")
+
 # Signs of PyTorch writers among the prefixes and the names beside the backbone; the first that fits decides.
 _SIGNS: tuple[tuple[str, Writer], ...] = (
     (
@@ -142,7 +145,7 @@ _SIGNS: tuple[tuple[str, Writer], ...] = (
     (r"prototypes|projection_head\.", Writer("SwAV", _TORCH, _SSL_TORCH, projection=True)),
     (r"online_(?:network|encoder)|target_(?:network|encoder)", Writer("BYOL", _TORCH, _SSL_TORCH, projection=True)),
     (r"_feature_blocks\.", Writer("VISSL", _TORCH, _imagenet("VISSL trains"), projection=True)),
-    (r"projector\.\d+\.weight.*(?:^|\s)(?:module\.)?bn\.running_mean", Writer("Barlow Twins", _TORCH, _SSL_TORCH)),
+    (r"(?:^|\.)bn\.running_mean$", _BARLOW),
     (
         r"projector\.|projection\.|projection_|contrastive_head|convnet\.",
         Writer(
@@ -172,7 +175,7 @@ def writer_of(reading: Reading, *, classes: int | None) -> Writer:
         return _DETECTRON2
     beside = _beside(reading)
     for pattern, writer in _SIGN_PATTERNS:
-        if pattern.search(beside):
+        if pattern.search(beside) and (writer is not _BARLOW or _BARLOW_TOO.search(beside)):
             return writer
     if dialect == "Sequential":
         return _SEQUENTIAL
