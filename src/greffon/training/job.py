@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -153,11 +154,25 @@ class _Job:
         for what, frame in (("cannot be used and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
             if len(frame):
                 self._note(f"{len(frame)} files {what}:{_listed(frame)}")
+        self._note_warnings(catalog)
         if catalog.several_labels and self.recipe.head.output != "sigmoid":
             self.recipe = self.recipe.replace(head=self.recipe.head.replace(output="sigmoid"))
             self._note("pictures may have several labels: the head has a sigmoid for each class, not one softmax")
         self._side(catalog, ())  # too few pictures are found out before the trunk runs
         return catalog
+
+    def _note_warnings(self, catalog: Catalog) -> None:
+        """What the scan found odd, counted; `greffon check` shows the pictures."""
+        usable = set(catalog.ok["path"])
+        kinds = Counter(
+            finding.kind
+            for path, found in catalog.scanned.items()
+            if path in usable
+            for finding in found.findings(path)
+        )
+        if kinds:
+            counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+            self._note(f"pictures worth a look (greffon check shows them): {counts}")
 
     def run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         """Train; again without them where pictures go bad meanwhile, which costs little: the rest is stored."""
