@@ -233,7 +233,14 @@ def test_one_changed_number_breaks_the_checksum(tmp_path, refused):
 
 
 @how_much
-@pytest.mark.parametrize("name", ["tf_keras_weights.h5", "keras_1_theano_th_whole.h5", "tf_keras.weights.h5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tf_keras.weights.h5",
+        pytest.param("tf_keras_weights.h5", marks=pytest.mark.large),
+        pytest.param("keras_1_theano_th_whole.h5", marks=pytest.mark.large),
+    ],
+)
 def test_damaged_golden_files(name, truncated, flipped):
     tally = check_format(GOLDEN / name, truncated=truncated, flipped=flipped)
     assert tally["refused"] >= truncated // 2
