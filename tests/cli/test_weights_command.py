@@ -64,7 +64,64 @@ def test_fetch_into_a_folder(served, tmp_path, capsys):
     folder = tmp_path / "for another machine"
     assert main(["weights", "fetch", "small", "-o", str(folder)]) == 0
     assert (folder / "small.h5").read_bytes() == served
-    assert str(folder / "small.h5") in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert str(folder / "small.h5") in out
+    assert "greffon weights add" in out
+    assert json.loads((folder / "small.h5.greffon.json").read_text())["licence"] == "MIT"
+
+
+def test_a_package_is_added_where_there_is_no_network(served, tmp_path, cache_folder, monkeypatch, capsys):
+    assert main(["weights", "fetch", "small", "-o", str(tmp_path / "stick")]) == 0
+    monkeypatch.setenv("GREFFON_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("GREFFON_MIRROR", "http://127.0.0.1:1/")
+    capsys.readouterr()
+    assert main(["weights", "add", str(tmp_path / "stick"), "--json"]) == 0
+    (added,) = json.loads(capsys.readouterr().out)["added"]
+    assert (added["name"], added["path"]) == ("small", str(tmp_path / "other" / "weights" / "small.h5"))
+    assert main(["weights", "fetch", "small"]) == 0
+    assert "hash is right" in capsys.readouterr().out
+    assert main(["weights", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["weight_sets"]}
+    assert (rows["small"]["cached"], rows["small"]["verified"]) == (True, "SHA-256")
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    """The embedded weights in a file that no set knows."""
+    from safetensors.numpy import load_file, save_file
+
+    path = tmp_path / "own.safetensors"
+    save_file(load_file(sets.embedded_path(sets.weight_set("thin").file())), path, metadata={"variant": "thin"})
+    return path
+
+
+def test_a_file_of_ones_own_is_added_under_a_name(own_file, capsys):
+    assert main(["weights", "add", str(own_file)]) == 2
+    assert "--name NAME" in capsys.readouterr().err
+    words = ["weights", "add", str(own_file), "--preprocessing", "open_nsfw"]
+    assert main(words) == 2
+    assert "give it a name too" in capsys.readouterr().err
+    assert main([*words, "--name", "mine", "--licence", "CC0-1.0"]) == 0
+    out = capsys.readouterr().out
+    assert "mine: " in out
+    assert "half width (thin)" in out
+    assert main(["weights", "list"]) == 0
+    assert "CC0-1.0" in capsys.readouterr().out
+    assert main(["weights", "inspect", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variant"] == "thin"
+
+
+def test_convert(tmp_path, capsys):
+    out = tmp_path / "out.weights.h5"
+    assert main(["weights", "convert", "thin", "-o", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["format"], found["variant"], found["size"]) == ("weights-h5", "thin", out.stat().st_size)
+    assert main(["weights", "convert", "thin", "-o", str(out)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main(["weights", "convert", "thin", "-o", str(tmp_path / "out.safetensors"), "--to", "torch"]) == 2
+    assert "cannot be written as torch" in capsys.readouterr().err
+    assert main(["weights", "convert", "thin"]) == 2
+    assert "needs --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -94,6 +151,35 @@ def test_inspect(tmp_path, capsys):
     assert main(["weights", "inspect", str(file), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {array["name"]: array["shape"] for array in found["arrays"]} == {name: [3, 3, 2, 4] for name in arrays}
+
+
+def test_inspect_a_set_reads_no_numbers(monkeypatch, capsys):
+    from greffon.weights.read.arrays import Tensor
+
+    def load(tensor):
+        raise AssertionError("inspect must not read numbers")
+
+    monkeypatch.setattr(Tensor, "load", load)
+    assert main(["weights", "inspect", "thin"]) == 0
+    out = capsys.readouterr().out
+    assert "ResNet-50 v1, half width (thin)" in out
+    assert "SHA-256" not in out
+    assert main(["weights", "inspect", "thin", "--hash", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sha256"] == sets.weight_set("thin").file().sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("thn", "did you mean 'thin'"),
+        ("none", "no file"),
+        ("imagenet", "are not on this machine"),
+        ("no/such.h5", "is neither"),
+    ],
+)
+def test_inspect_what_is_not_there(name, text, capsys):
+    assert main(["weights", "inspect", name]) == 2
+    assert text in capsys.readouterr().err
 
 
 def test_inspect_what_is_no_weight_file(tmp_path, capsys):

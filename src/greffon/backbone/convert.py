@@ -106,7 +106,7 @@ def convert(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     written = convert("thin", f"{folder}/thin.weights.h5")
         >>> written.format, written.variant, f"{written.parameters:,}"
-        ('weights-h5', 'thin', '5,919,520')
+        ('weights-h5', 'thin', '5,942,464')
     """
     out = Path(out).expanduser()
     kind = format_of(out, to)

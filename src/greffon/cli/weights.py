@@ -2,6 +2,7 @@
 
 # Annotations are evaluated here: Cyclopts makes the command line of them.
 
+import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from greffon.cli.output import Json, plain_table, print_json, reporter, show, size
+from greffon.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,14 +22,17 @@ if TYPE_CHECKING:
     from greffon.training.progress import Advance, Reporter
     from greffon.weights.download import Progress
     from greffon.weights.fetch import SetRow
-    from greffon.weights.read import WeightArrays
 
-weights = App(name="weights", help="List, inspect and fetch weight sets.")
+weights = App(name="weights", help="List, inspect, fetch, add and convert weights.")
 
 
 @weights.command(name="list")
 def list_sets(*, json: Json = False) -> None:
-    """List the weight sets that --weights takes by name, and whether they are on this machine."""
+    """List the weight sets that --weights takes by name, and whether they are on this machine.
+
+    Accuracy is what its publisher measured on ImageNet, in percent, on pictures of that many pixels. `checked by` is
+    what a download is checked against: `unverified` where nobody published a hash; the first fetch then pins one.
+    """
     from greffon.weights.fetch import list_sets as rows_of
 
     rows = rows_of()
@@ -35,20 +40,30 @@ def list_sets(*, json: Json = False) -> None:
         print_json({"weight_sets": [asdict(row) for row in rows]})
     else:
         show(_sets_table(rows))
+        for row in rows:
+            if row.problem:
+                show(f"{row.name}: {row.problem}")
 
 
 @weights.command
 def inspect(
-    file: Annotated[Path, Parameter(help="a weight file; what it is called does not matter")],
+    file: Annotated[
+        str, Parameter(help="a weight file, whatever it is called, a folder of one, or the name of a weight set")
+    ],
     /,
     *,
     every: Annotated[bool, Parameter(name="--all", negative=(), show_default=False, help="list every array")] = False,
+    with_hash: Annotated[
+        bool, Parameter(name="--hash", negative=(), show_default=False, help="tell the SHA-256: reads the whole file")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Say what a weight file is and what it holds, without running anything in it."""
-    from greffon.weights.read import read
+    """Say what a weight file is and what it holds, without running anything in it.
 
-    found = _contents(file, read(file))
+    Only names, shapes and types are read.
+    """
+    path = _path_of(file)
+    found = _contents(path, with_hash=with_hash)
     if json:
         print_json(found)
     else:
@@ -62,7 +77,7 @@ def fetch(
     *,
     out: Annotated[
         Path | None,
-        Parameter(name=["--out", "-o"], help="a folder, for a machine without a network; else the cache"),
+        Parameter(name=["--out", "-o"], help="a folder for a weight package, for a machine without a network"),
     ] = None,
     include_top: Annotated[
         bool, Parameter(negative=(), show_default=False, help="the file with the classifier")
@@ -71,17 +86,94 @@ def fetch(
 ) -> None:
     """Download a weight set and check it: the only command that uses the network.
 
-    GREFFON_MIRROR names another place to download from, GREFFON_CACHE another cache folder.
+    Without -o it is put into the cache. With -o it becomes a package: the file, what it is, and its licence, which
+    `greffon weights add` installs elsewhere. GREFFON_MIRROR names another place to download from, GREFFON_CACHE
+    another cache folder.
     """
     from greffon.weights.fetch import fetch_set
+    from greffon.weights.package import make_package
 
     with _download_bar(reporter(to_stderr=json), name) as progress:
-        found = fetch_set(name, out, include_top=include_top, progress=progress)
+        if out is None:
+            found = fetch_set(name, include_top=include_top, progress=progress)
+        else:
+            found = make_package(name, out, include_top=include_top, progress=progress)
     if json:
         print_json({"weights": name} | asdict(found))
     else:
         for line in (f"{found.path}: {size(found.size)}, SHA-256 {found.sha256}", *found.notes):
             show(line)
+
+
+@weights.command
+def add(
+    thing: Annotated[Path, Parameter(name="FILE", help="a weight package's folder, or a weight file")],
+    /,
+    *,
+    name: Annotated[
+        str | None, Parameter(help="what --weights shall call a file of your own; a known set's file needs none")
+    ] = None,
+    preprocessing: Annotated[
+        str | None, Parameter(help="what a file of your own was trained with, where it does not tell")
+    ] = None,
+    variant: Annotated[str | None, Parameter(help="the network of a file of your own, where it does not tell")] = None,
+    licence: Annotated[str, Parameter(help="of a file of your own")] = "unknown",
+    source: Annotated[str, Parameter(help="of a file of your own: who trained it")] = "",
+    json: Json = False,
+) -> None:
+    """Install weights that were fetched elsewhere, or weights of your own under a name; uses no network.
+
+    Example: greffon weights add my_weights.h5 --name mine --preprocessing caffe
+    """
+    from greffon.weights.package import Described
+    from greffon.weights.package import add as install
+
+    given = {"--preprocessing": preprocessing, "--variant": variant, "--source": source}
+    if name is None and any(given.values()):
+        named = ", ".join(flag for flag, value in given.items() if value)
+        raise InputError(f"{named} describes a file of your own: give it a name too, with --name")
+    described = None if name is None else Described(name, variant, preprocessing, licence, source)
+    found = install(thing, described)
+    if json:
+        print_json({"added": [asdict(it) for it in found]})
+        return
+    for it in found:
+        for line in (f"{it.name}: {it.path}, {size(it.size)}, SHA-256 {it.sha256}", *it.notes):
+            show(line)
+
+
+@weights.command
+def convert(
+    file: Annotated[str, Parameter(help="a weight file, or the name of a weight set")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="the file to write")],
+    to: Annotated[
+        str | None,
+        Parameter(help="safetensors, torch, weights-h5 or keras-h5; by default as the name of the file ends"),
+    ] = None,
+    include_top: Annotated[
+        bool | None, Parameter(show_default=False, help="with the classifier; by default as the file has it")
+    ] = None,
+    variant: Annotated[str | None, Parameter(help="the network, where the file does not tell")] = None,
+    force: Annotated[bool, Parameter(negative=(), show_default=False, help="overwrite the file that is there")] = False,
+    json: Json = False,
+) -> None:
+    """Write weights in another format, every number compared with what was read.
+
+    OUT.safetensors has Keras' names; with --to torch it has those of torchvision and timm (v1.5 only). OUT.weights.h5
+    is what Keras 3 loads, and OUT.h5 what keras.applications.ResNet50(weights="OUT.h5") loads (v1 only).
+    """
+    from greffon.backbone.convert import convert as write
+
+    found = write(file, out, to=to, include_top=include_top, variant=variant, force=force)
+    if json:
+        print_json(asdict(found))
+        return
+    top = "with" if found.include_top else "without"
+    show(f"{found.path}: {found.format}, variant {found.variant} {top} its classifier, {size(found.size)}")
+    for line in (f"{found.parameters:,} parameters, SHA-256 {found.sha256}", *found.notes):
+        show(line)
 
 
 @contextmanager
@@ -103,33 +195,66 @@ def _download_bar(progress: "Reporter", name: str) -> "Iterator[Progress]":
 
 
 def _sets_table(rows: "list[SetRow]") -> "Table":
-    table = plain_table("name", "variant", "here", "size", "licence", "source")
+    table = plain_table(
+        "name", "variant", "layers", "accuracy", "preprocessing", "here", "size", "checked by", "licence", "source"
+    )
     for row in rows:
         here = "damaged" if row.problem else "yes" if row.cached else "no"
         length = "" if row.size is None else size(row.size)
-        table.add_row(row.name, row.variant, here, length, row.licence, row.source)
+        told = row.accuracy
+        accuracy = "" if told is None else f"{told['top1']:.1f} at {told['size']}"
+        words = (row.name, row.variant, str(row.depth), accuracy, row.preprocessing, here, length, row.verified or "")
+        table.add_row(*words, row.licence, row.source)
     return table
 
 
-def _contents(file: Path, found: "WeightArrays") -> dict[str, Any]:
-    from greffon.weights.identify import variant_of
+def _path_of(file: str) -> Path:
+    """A file or folder, or where a weight set's file is on this machine."""
+    from greffon.weights.fetch import require_cached
+    from greffon.weights.sets import find_set, known_sets
 
-    sure, variant = variant_of(found)
-    arrays = [
-        {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in found.arrays.items()
-    ]
-    return {
-        "file": file,
-        "format": found.format,
-        "bytes": file.stat().st_size,
-        "variant": variant,
-        "variant_is_sure": sure,
-        "parameters": sum(int(array.size) for array in found.arrays.values()),
-        "layers": len({name.rpartition("/")[0] for name in found.arrays}),
-        "notes": found.notes,
-        "metadata": found.metadata,
-        "arrays": arrays,
-    }
+    path = Path(file).expanduser()
+    record = None if path.exists() else find_set(file)
+    if record is None:
+        if not path.exists():
+            from greffon.recipe import nearest
+
+            raise InputError(
+                f"expected a weight file or the name of a weight set, and {file!r} is neither"
+                f"{nearest(file, list(known_sets()))}"
+            )
+        return path
+    found = require_cached(file)
+    if found is None:
+        raise InputError(f"the weight set {file!r} has no file: {record.source}")
+    return found
+
+
+def _contents(path: Path, *, with_hash: bool) -> dict[str, Any]:
+    from greffon.weights.cache import digests
+    from greffon.weights.identify import identify
+    from greffon.weights.read import opened
+
+    with opened(path) as contents:
+        identity = identify(contents)
+        arrays = [
+            {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+            for name, tensor in contents.tensors.items()
+        ]
+        told = {
+            "file": path,
+            "format": contents.format,
+            "bytes": sum(it.stat().st_size for it in (path.rglob("*") if path.is_dir() else [path]) if it.is_file()),
+            "sentence": identity.sentence(),
+            "parameters": contents.parameters,
+            "layers": len({_LAYER_END.sub("", name) for name in contents.tensors}),
+            "metadata": contents.metadata,
+        }
+        notes = [*contents.notes, *identity.notes, *identity.naming.notes]
+    if with_hash and path.is_dir():
+        raise InputError(f"--hash is for a file, and {path} is a folder")
+    told["sha256"] = digests(path).sha256 if with_hash else None
+    return told | identity.as_dict() | {"notes": notes, "arrays": arrays}
 
 
 def _contents_table(found: dict[str, Any], *, every: bool) -> "Group":
@@ -137,11 +262,11 @@ def _contents_table(found: dict[str, Any], *, every: bool) -> "Group":
     from rich.text import Text
 
     arrays = found["arrays"]
-    because = "as the file says" if found["variant_is_sure"] else "to judge by its shapes"
     lines = [
         f"{found['file']}: {found['format']}, {size(found['bytes'])}",
         f"{found['parameters']:,} parameters in {len(arrays)} arrays of {found['layers']} layers",
-        f"if it is a ResNet, variant {found['variant']}, {because}",
+        found["sentence"],
+        *([f"SHA-256 {found['sha256']}"] if found["sha256"] else []),
         *(f"note: {note}" for note in found["notes"]),
         *(f"{name}: {value}" for name, value in found["metadata"].items()),
     ]
@@ -155,5 +280,6 @@ def _contents_table(found: dict[str, Any], *, every: bool) -> "Group":
     return Group(*(Text(line) for line in lines), table)
 
 
+_LAYER_END = re.compile(r"[./][^./]*$")  # the weight's name behind its layer's
 _ENDS = 6  # arrays shown at both ends of a long list
 _MEGABYTE = 1_000_000
