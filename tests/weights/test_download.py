@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from greffon.errors import InputError, WeightFileError
 from greffon.weights import download as download_module
 from greffon.weights.cache import cache_dir, recorded_sha256, weights_dir
+from greffon.weights.download import DownloadError
 from greffon.weights.fetch import fetch, fetch_set, list_sets, obtain, require_cached
 from greffon.weights.sets import WEIGHT_SETS, WeightFile, weight_set
 
@@ -28,8 +30,8 @@ class Server(ThreadingHTTPServer):
         self.ranges = True
         self.released = threading.Event()
 
-    def url(self, path="weights.bin"):
-        return f"http://127.0.0.1:{self.server_port}/{path}"
+    def url(self, path="weights.bin", *, host="127.0.0.1", user=""):
+        return f"http://{user}{host}:{self.server_port}/{path}"
 
     def handle_error(self, request, client_address):
         """A client that hangs up is part of these tests."""
@@ -103,6 +105,12 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(download_module, "_PAUSE", 0.0)
+    with _running() as running:
+        yield running
+
+
+@contextmanager
+def _running():
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -159,6 +167,36 @@ def test_a_published_sha256_is_checked_and_nothing_written_down(server, file):
     server.content = bytes(len(CONTENT))
     with pytest.raises(InputError, match="SHA-256 is"):
         fetch(dataclasses.replace(known, filename="other.bin"))
+
+
+def test_a_published_beginning_of_the_sha256_is_checked_and_the_whole_pinned(server, file):
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    known = dataclasses.replace(file, md5=None, size=None, sha256_prefix=sha256[:8])
+    path = fetch(known)
+    assert recorded_sha256(path) == sha256
+    assert known.published_hash == "8 digits of SHA-256"
+    server.content = bytes(len(CONTENT))
+    with pytest.raises(InputError, match=f"expected one that begins with {sha256[:8]}"):
+        fetch(dataclasses.replace(known, filename="other.bin"))
+    assert not (weights_dir() / "other.bin").exists()
+
+
+def test_what_nobody_published_a_hash_of_is_pinned_and_said(server, file, monkeypatch, tmp_path):
+    unknown = dataclasses.replace(file, md5=None, size=None)
+    _as_set(monkeypatch, unknown)
+    assert next(row for row in list_sets() if row.name == "test").verified == "unverified"
+    first = fetch_set("test")
+    assert first.notes[0].startswith("unverified: nobody published a hash")
+    assert first.sha256 in first.notes[0]
+    assert next(row for row in list_sets() if row.name == "test").verified == "pinned"
+    assert fetch_set("test").notes == (f"{first.path} is here, and its hash is right.",)
+    copied = fetch_set("test", tmp_path / "stick")
+    assert (copied.sha256, len(server.requests)) == (first.sha256, 1)
+    # A file with that name that nobody wrote down is not taken for it.
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "weights.bin").write_bytes(b"something")
+    first.path.unlink()
+    assert fetch_set("test", tmp_path / "elsewhere").path.read_bytes() == CONTENT
 
 
 def test_a_broken_connection_is_resumed_where_it_stopped(server, file):
@@ -255,16 +293,95 @@ def test_redirects_are_followed(server, file):
     assert [path for path, _ in server.requests] == ["/weights.bin", "/elsewhere.bin"]
 
 
+def test_a_password_is_not_taken_to_another_host(server, file, monkeypatch, capsys):
+    with _running() as other:
+        server.script = [f"redirect {other.url(host='localhost')}"]
+        monkeypatch.setenv("GREFFON_MIRROR", server.url("", user="anna:secret@"))
+        assert fetch(file).read_bytes() == CONTENT
+        assert server.requests[0][1]["Authorization"].startswith("Basic ")
+        assert [path for path, _ in other.requests] == ["/weights.bin"]
+        assert "Authorization" not in other.requests[0][1]
+
+
+def test_a_password_is_neither_shown_nor_written_down(server, file, monkeypatch):
+    monkeypatch.setenv("GREFFON_MIRROR", server.url("", user="anna:secret@"))
+    server.script = ["cut 0.5", "status 403"]
+    with pytest.raises(InputError) as error:
+        fetch(file)
+    assert f"127.0.0.1:{server.server_port}/weights.bin" in str(error.value)
+    assert "secret" not in str(error.value)
+    written = [path.read_text(errors="replace") for path in weights_dir().iterdir() if path.suffix == ".json"]
+    assert len(written) == 1
+    assert "secret" not in written[0]
+    assert fetch(file).read_bytes() == CONTENT
+    assert _start(2, server) > 0, "and still it is resumed"
+
+
+def test_a_mirror_with_a_password_that_is_no_address(file, monkeypatch):
+    monkeypatch.setenv("GREFFON_MIRROR", "ftp://anna:secret@mirror.example.org")
+    with pytest.raises(InputError, match=r"got 'ftp://mirror\.example\.org'"):
+        fetch(file)
+
+
+def test_a_redirect_out_of_encryption_is_refused(server, monkeypatch):
+    import requests
+
+    def get(url, **options):
+        return requests.Session().get(server.url(), **options)  # where a redirect from https led
+
+    monkeypatch.setattr(requests, "get", get)
+    with pytest.raises(DownloadError, match="redirects to an address without encryption: http://127"):
+        download_module._ask("https://weights.example.org/weights.bin", 0, None)
+
+
+def test_a_proxy_is_used(server, file, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", server.url(""))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    far = dataclasses.replace(file, url="http://weights.example.invalid/weights.bin")
+    assert fetch(far).read_bytes() == CONTENT
+    assert [path for path, _ in server.requests] == ["http://weights.example.invalid/weights.bin"]
+
+
+def test_no_proxy_for_hosts_that_want_none(server, file, monkeypatch):
+    with Server() as closed:
+        gone = closed.url("")
+    monkeypatch.setenv("HTTP_PROXY", gone)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert fetch(file).read_bytes() == CONTENT
+    assert server.requests[0][0] == "/weights.bin"
+
+
+def test_a_proxy_that_is_not_there(file, monkeypatch):
+    with Server() as closed:
+        gone = closed.url("")
+    monkeypatch.setenv("HTTP_PROXY", gone)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    far = dataclasses.replace(file, url="http://weights.example.invalid/weights.bin")
+    with pytest.raises(InputError, match="the proxy that HTTPS_PROXY or HTTP_PROXY names"):
+        fetch(far)
+
+
 def test_endless_redirects_end(server, file):
     server.script = [f"redirect {server.url()}"] * 100
     with pytest.raises(InputError, match="the server only redirects"):
         fetch(file)
 
 
-@pytest.mark.parametrize("code", [403, 404])
-def test_a_refusal_is_not_asked_again(server, file, code):
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (401, "wants a name and a password"),
+        (403, "Ask whoever runs the network to allow it"),
+        (404, "not there, or no longer"),
+        (407, "the proxy wants a name and a password"),
+        (418, ""),
+    ],
+)
+def test_a_refusal_is_not_asked_again(server, file, code, advice):
     server.script = [f"status {code}"] * 20
-    with pytest.raises(InputError, match=f"the server answered {code}"):
+    with pytest.raises(InputError, match=f"the server answered {code} .*{advice}"):
         fetch(file)
     assert len(server.requests) == 1
 

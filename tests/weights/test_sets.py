@@ -1,32 +1,88 @@
 import dataclasses
 import hashlib
+import re
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
 from greffon.errors import InputError
+from greffon.weights.cache import Digests, contradiction, difference
+from greffon.weights.fetch import recognise
+from greffon.weights.manifest import NAME_PATTERN
+from greffon.weights.records import assets
 from greffon.weights.sets import (
     PREPROCESSINGS,
     VARIANTS,
     WEIGHT_SETS,
     embedded_path,
+    find_set,
     preprocessing_in_layer,
     usual_preprocessing,
     weight_set,
 )
 
 
-def test_imagenet_has_the_hashes_and_addresses_of_keras():
+@pytest.mark.parametrize(("name", "depth"), [("imagenet", 50), ("imagenet-101", 101), ("imagenet-152", 152)])
+def test_imagenet_has_the_hashes_and_addresses_of_keras(name, depth):
     from keras.src.applications import resnet as keras_resnet
 
-    with_top, without = keras_resnet.WEIGHTS_HASHES["resnet50"]
-    record = weight_set("imagenet")
+    with_top, without = keras_resnet.WEIGHTS_HASHES[f"resnet{depth}"]
+    record = weight_set(name)
+    assert record.depth == depth
     assert record.file(include_top=True).md5 == with_top
     assert record.file(include_top=False).md5 == without
     for file in record.files:
         assert file.url == keras_resnet.BASE_WEIGHTS_PATH + file.filename
         assert file.filename.endswith("_notop.h5") != file.include_top
+
+
+def test_torchvisions_files_are_checked_against_the_digits_in_their_names():
+    records = [record for name, record in WEIGHT_SETS.items() if name.startswith("torchvision")]
+    assert len(records) == 6
+    for record in records:
+        (file,) = record.files
+        assert file.filename == f"resnet{record.depth}-{file.sha256_prefix}.pth"
+        assert file.url == f"https://download.pytorch.org/models/{file.filename}"
+        assert record.file(include_top=False) is record.file(include_top=True) is file
+
+
+def test_what_is_published_of_each_set_is_of_its_form():
+    hashes = [it for record in WEIGHT_SETS.values() for file in record.files for it in (file.md5, file.sha256) if it]
+    assert len(set(hashes)) == len(hashes)
+    assert all(re.fullmatch("[0-9a-f]{32}|[0-9a-f]{64}", it) for it in hashes)
+    names = [file.filename for record in WEIGHT_SETS.values() for file in record.files]
+    assert len(set(names)) == len(names), "they lie in one folder of the cache"
+    for record in WEIGHT_SETS.values():
+        assert re.fullmatch(NAME_PATTERN, record.name)
+        assert record.depth in {50, 101, 152}
+        assert record.licence_file is None or (assets() / "licenses" / record.licence_file).is_file()
+        assert all(file.url is None or urlsplit(file.url).scheme == "https" for file in record.files)
+        if record.accuracy is not None:
+            assert 70 < record.accuracy.top1 < 90
+            assert record.accuracy.source
+        if record.classes is not None:
+            assert record.format
+
+
+def test_a_file_is_told_by_its_hash_only_where_one_was_published():
+    found = Digests(5, "1" * 32, "0676ba61" + "0" * 56)
+    file = weight_set("torchvision-v1").file()
+    assert difference(file, found) is None
+    assert "begins with 0676ba61" in difference(file, found._replace(sha256="1" * 64))
+    unverified = weight_set("timm-c1").file()
+    assert unverified.published_hash == "unverified"
+    assert difference(unverified, found) == "no hash of it was published"
+    assert contradiction(unverified, found) is None
+    assert recognise(found)[0].name == "torchvision-v1"
+    assert recognise(found._replace(sha256="2" * 64)) is None
+
+
+def test_names_that_are_no_weight_set():
+    for name in ("nowhere", "weights.h5", "../thin", "", "a" * 300, "thin\n"):
+        assert find_set(name) is None
+    assert find_set("thin") is weight_set("thin")
 
 
 def test_the_embedded_file_has_the_recorded_size_and_hash():
