@@ -116,6 +116,35 @@ def test_text_and_other_types_are_left_out(tmp_path):
     assert any("left out" in note for note in contents.notes)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, about this exporter
+@pytest.mark.parametrize("folded", [True, False])
+def test_what_torch_exports(tmp_path, folded):
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=2, bias=False),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Conv2d(4, 4, 1, bias=False),
+        torch.nn.BatchNorm2d(4),  # as new as the other: the exporter keeps one of two equal tensors
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 3),
+    ).eval()
+    path = tmp_path / "x.onnx"
+    kept = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+    torch.onnx.export(network, torch.zeros(1, 3, 4, 4), path, dynamo=False, **({} if folded else kept))
+    contents, arrays = load(path)
+    convolutions = [(name, it) for name, it in contents.configs.items() if it["op"] == "Conv"]
+    assert [it["strides"] for _, it in convolutions] == [[2, 2], [1, 1]]
+    scale = 1 / np.sqrt(np.float32(1 + 1e-5)) if folded else 1
+    for (name, config), layer in zip(convolutions, (network[0], network[2]), strict=True):
+        np.testing.assert_allclose(arrays[name], layer.weight.detach().numpy() * scale, rtol=1e-6)
+        assert ("bias" in config) == folded
+    np.testing.assert_array_equal(arrays["5.weight"], network[5].weight.detach().numpy())
+    if not folded:
+        stored = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
+        assert set(arrays) == stored
+        assert [name.split(".")[0] for name in arrays] == sorted(name.split(".")[0] for name in arrays)
+
+
 def external(tmp_path, **changes):
     proto = tensor(KERNEL, "w")
     data = proto.raw_data

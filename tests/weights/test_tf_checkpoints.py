@@ -401,3 +401,7 @@ def test_damage_to_the_first_format(tf1, truncated, flipped):
     path = tf1[0] / "old" / "model.ckpt"
     tally = check_format(path, truncated=truncated, flipped=flipped, reader=READER)
     assert tally["refused"] >= truncated
+
+
+def test_an_index_that_is_far_too_large(tmp_path):
+    refused(write(tmp_path, [HEADER, (0, b"a/w", bytes(5 << 20))]), "more than that of any network")

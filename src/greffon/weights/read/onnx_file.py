@@ -29,6 +29,7 @@ _INPUTS = {
     "MatMul": ("weight",),
     "BatchNormalization": ("weight", "bias", "mean", "variance"),
 }
+_SAME = ("Identity", "Cast")  # what comes out of them is the same weight
 _LISTS = ("strides", "pads", "dilations", "kernel_shape")
 _INTEGERS = ("group", "transA", "transB")
 
@@ -116,10 +117,11 @@ class _Model:
             elif field.number == 5:
                 attributes.append(field)
         self._operators[operator] += 1
-        self._uses.update(dict.fromkeys(inputs))
+        if operator not in _SAME:
+            self._uses.update(dict.fromkeys(inputs))
         if operator == "Constant" and outputs:
             self._constant(attributes, outputs[0])
-        elif operator == "Identity" and inputs and outputs:
+        elif operator in _SAME and inputs and outputs:
             self._same[outputs[0]] = inputs[0]
         elif operator in _INPUTS and len(inputs) > 1:
             roles = dict(zip(_INPUTS[operator], inputs[1:], strict=False))
@@ -155,9 +157,10 @@ class _Model:
         return found
 
     def _add_all(self) -> None:
-        """The floating point tensors in the order of their use, those behind an Identity under both names."""
+        """The weights in the order of their use, under each name that is used, and behind them those never used."""
         left = _MOST_EXPANSION * (self._source.size + self._tensors.outside) + _SMALL
-        for name in dict.fromkeys([*self._uses, *self._stored]):
+        used = {self._original(name) for name in self._uses}
+        for name in [*self._uses, *(name for name in self._stored if name not in used)]:
             stored = self._stored.get(self._original(name))
             if stored is None or not _is_weight(stored):
                 continue

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from greffon.weights.read.tf_table import Table
 
-_LARGEST_INDEX = 1 << 26  # bytes; that of a ResNet-50 has 50 kB
+_LARGEST_INDEX = 1 << 22  # bytes; that of a ResNet-50 has 50 kB
 _LARGEST_GRAPH = 1 << 26
 _MOST_SHARDS = 10_000
 _STRING = 7
