@@ -1,6 +1,7 @@
 """Weights written in other formats, and read by what reads them elsewhere."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import keras
@@ -81,6 +82,9 @@ def test_there_and_back(small, pictures, variant, name, to, tmp_path):
     assert written.sha256 == hashlib.sha256(written.path.read_bytes()).hexdigest()
     assert written.parameters == model.count_params()
     assert [it.name for it in tmp_path.iterdir()] == [name]
+    if sys.platform != "win32":
+        (tmp_path / "usual").touch()
+        assert written.path.stat().st_mode == (tmp_path / "usual").stat().st_mode, "others may read it as any file"
     again = resnet(SMALL, variant, include_top=True, classes=5, input_shape=(64, 64, 3))
     found = find_weights(written.path, variant=variant)
     found.restore(again)

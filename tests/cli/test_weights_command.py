@@ -42,6 +42,10 @@ def test_list(capsys):
     for name, record in sets.WEIGHT_SETS.items():
         assert name in out
         assert record.licence in out
+    assert "unverified" in out
+    assert "81.2 at 288" in out
+    assert main(["weights", "list", "--all"]) == 0
+    assert sets.weight_set("timm-a1").source in capsys.readouterr().out
     assert main(["weights", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["weight_sets"]
     assert [(row["name"], row["cached"]) for row in rows][:2] == [("imagenet", False), ("thin", True)]

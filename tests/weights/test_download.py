@@ -465,6 +465,28 @@ def test_what_keras_fetched_before_is_used(server, file, tmp_path):
     assert len(server.requests) == 1
 
 
+def test_what_pytorch_and_the_hub_fetched_before_is_used(server, file, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    torch = dataclasses.replace(file, md5=None, sha256_prefix=sha256[:8])
+    hub = dataclasses.replace(file, url="https://huggingface.co/timm/some.a1/resolve/main/x", md5=None, sha256=sha256)
+    for known, path in (
+        (torch, tmp_path / "torch" / "hub" / "checkpoints" / "weights.bin"),
+        (hub, tmp_path / "hf" / "hub" / "models--timm--some.a1" / "blobs" / sha256),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(CONTENT)
+        assert fetch(known) == path
+        path.write_bytes(CONTENT[::-1])
+        monkeypatch.setenv("GREFFON_MIRROR", server.url(""))
+        assert fetch(known) == weights_dir() / "weights.bin", "a wrong one is passed over"
+        (weights_dir() / "weights.bin").unlink()
+        monkeypatch.delenv("GREFFON_MIRROR")
+    path.write_bytes(CONTENT)
+    assert fetch(hub, folder=tmp_path / "stick").name == "weights.bin"
+
+
 def test_a_mirror(server, file, monkeypatch):
     monkeypatch.setenv("GREFFON_MIRROR", server.url("mirror/keras/"))
     assert fetch(dataclasses.replace(file, url="https://example.invalid/a/b/weights.bin")).read_bytes() == CONTENT

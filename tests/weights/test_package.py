@@ -307,3 +307,29 @@ def test_the_manifest_is_read_back(published, network, tmp_path):
     assert dataclasses.replace(record, files=(), accuracy=None) == dataclasses.replace(
         weight_set("test"), files=(), accuracy=None, licence_file=None
     )
+
+
+@pytest.mark.large
+def test_a_published_set_with_foreign_names_fills_the_network(monkeypatch, tmp_path):
+    import greffon
+    from greffon.backbone.convert import convert
+    from greffon.backbone.resnet import resnet
+
+    original = resnet(variant="v1.5", include_top=True)
+    random = np.random.default_rng(0)
+    for variable in original.variables:
+        if variable.name in {"gamma", "moving_variance"}:
+            variable.assign(random.uniform(0.5, 1.5, variable.shape).astype(np.float32))
+    original.save_weights(tmp_path / "original.weights.h5")
+    written = convert(tmp_path / "original.weights.h5", tmp_path / "a.safetensors", to="torch", variant="v1.5")
+    file = dataclasses.replace(weight_set("timm-a1").file(), sha256=written.sha256)
+    monkeypatch.setitem(WEIGHT_SETS, "timm-a1", dataclasses.replace(weight_set("timm-a1"), files=(file,)))
+    add(written.path)
+    backbone = greffon.resnet50("timm-a1", input_shape=(64, 64, 3))
+    record = backbone.greffon_weights
+    assert (record.weights, record.variant, record.preprocessing.name) == ("timm-a1", "v1.5", "torch")
+    for layer in (it for it in backbone.layers if it.weights):
+        for mine, other in zip(layer.weights, original.get_layer(layer.name).weights, strict=True):
+            np.testing.assert_array_equal(np.asarray(mine), np.asarray(other))
+    whole = greffon.resnet50("timm-a1", include_top=True)
+    assert whole.output_shape == (None, 1000)

@@ -66,7 +66,7 @@ class _Source:
         return find_weights(
             self.record.name if self.record and published else self.path,
             depth=self.record.depth if self.record else 50,
-            variant=variant,
+            variant=variant or (self.record.variant if self.record else None),
             include_top=self.classes is not None,
             classes=self.classes or 1000,
         )

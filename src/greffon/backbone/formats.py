@@ -120,14 +120,15 @@ def arrays_of(model: keras.Model) -> dict[str, Array]:
 
 
 def _write_safetensors(model: keras.Model, path: Path, metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     about = {name: value for name, value in metadata.items() if name != "format"}
-    save_file(arrays_of(model), path, metadata=about | {"layout": "Keras: kernel (h, w, in, out)"})
+    # `save_file` would make a file that only its owner may read.
+    path.write_bytes(save(arrays_of(model), metadata=about | {"layout": "Keras: kernel (h, w, in, out)"}))
 
 
 def _write_torch(model: keras.Model, path: Path, metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors: dict[str, Any] = {}
     for name, array in arrays_of(model).items():
@@ -136,7 +137,7 @@ def _write_torch(model: keras.Model, path: Path, metadata: dict[str, str]) -> No
         tensors[called] = np.ascontiguousarray(array.transpose(axes))
         if called.endswith("running_var"):  # a strict load_state_dict asks for the counter of training steps
             tensors[called.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
-    save_file(tensors, path, metadata=metadata | {"layout": "torchvision: kernel (out, in, h, w)"})
+    path.write_bytes(save(tensors, metadata=metadata | {"layout": "torchvision: kernel (out, in, h, w)"}))
 
 
 def _write_weights_h5(model: keras.Model, path: Path, metadata: dict[str, str]) -> None:

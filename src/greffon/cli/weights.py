@@ -27,10 +27,16 @@ weights = App(name="weights", help="List, inspect, fetch, add and convert weight
 
 
 @weights.command(name="list")
-def list_sets(*, json: Json = False) -> None:
+def list_sets(
+    *,
+    every: Annotated[
+        bool, Parameter(name="--all", negative=(), show_default=False, help="tell sizes and sources too")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List the weight sets that --weights takes by name, and whether they are on this machine.
 
-    Accuracy is what its publisher measured on ImageNet, in percent, on pictures of that many pixels. `checked by` is
+    `top-1` is what its publisher measured on ImageNet, in percent, on pictures of that many pixels. `checked by` is
     what a download is checked against: `unverified` where nobody published a hash; the first fetch then pins one.
     """
     from greffon.weights.fetch import list_sets as rows_of
@@ -39,7 +45,7 @@ def list_sets(*, json: Json = False) -> None:
     if json:
         print_json({"weight_sets": [asdict(row) for row in rows]})
     else:
-        show(_sets_table(rows))
+        show(_sets_table(rows, every=every))
         for row in rows:
             if row.problem:
                 show(f"{row.name}: {row.problem}")
@@ -194,17 +200,17 @@ def _download_bar(progress: "Reporter", name: str) -> "Iterator[Progress]":
         yield tell
 
 
-def _sets_table(rows: "list[SetRow]") -> "Table":
-    table = plain_table(
-        "name", "variant", "layers", "accuracy", "preprocessing", "here", "size", "checked by", "licence", "source"
-    )
+def _sets_table(rows: "list[SetRow]", *, every: bool) -> "Table":
+    more = ("size", "source") if every else ()
+    table = plain_table("name", "network", "top-1", "preprocessing", "here", "checked by", "licence", *more)
+    table.columns[0].no_wrap = True
     for row in rows:
         here = "damaged" if row.problem else "yes" if row.cached else "no"
-        length = "" if row.size is None else size(row.size)
         told = row.accuracy
-        accuracy = "" if told is None else f"{told['top1']:.1f} at {told['size']}"
-        words = (row.name, row.variant, str(row.depth), accuracy, row.preprocessing, here, length, row.verified or "")
-        table.add_row(*words, row.licence, row.source)
+        top1 = "" if told is None else f"{told['top1']:.1f} at {told['size']}"
+        words = (row.name, f"{row.depth} {row.variant}", top1, row.preprocessing, here, row.verified or "", row.licence)
+        length = "" if row.size is None else size(row.size)
+        table.add_row(*words, *((length, row.source) if every else ()))
     return table
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from greffon.errors import InputError, WeightFileError
 from greffon.weights.records import WeightFile, embedded_path
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _CHUNK = 1 << 20
+_HUB = "https://huggingface.co/"
 
 
 class Digests(NamedTuple):
@@ -103,8 +107,8 @@ def contradiction(file: WeightFile, found: Digests) -> str | None:
 def find_cached(file: WeightFile) -> Located | None:
     """Where a weight file is on this machine, and its digests, which were checked; None where it is not.
 
-    Looks among the files that come with Greffon, in the cache folder (where users may put files by hand), and in
-    Keras' own cache, where `keras.applications` left what it fetched.
+    Looks among the files that come with Greffon, in the cache folder (where users may put files by hand), and where
+    Keras, PyTorch and the Hugging Face hub leave what they fetch.
 
     Raises:
         WeightFileError: the file in Greffon's cache is not the one that was published.
@@ -119,11 +123,11 @@ def find_cached(file: WeightFile) -> Located | None:
             was = "added: {}. Add it again" if file.added else "published: {}. Delete it, or fetch it again"
             raise WeightFileError(f"weight file {own} is not the one that was {was.format(wrong)}")
         return Located(own, found)
-    keras = _keras_models() / file.filename
-    if keras.is_file():
-        found = digests(keras)
-        if difference(file, found) is None:
-            return Located(keras, found)
+    for path in _of_others(file):
+        if path.is_file():
+            found = digests(path)
+            if difference(file, found) is None:
+                return Located(path, found)
     return None
 
 
@@ -168,6 +172,15 @@ def _not_as_recorded(path: Path, found: Digests) -> str | None:
     return f"SHA-256 is {found.sha256}, {recorded} was written down when it was fetched"
 
 
-def _keras_models() -> Path:
-    home = os.environ.get("KERAS_HOME")
-    return Path(home or "~/.keras").expanduser() / "models"
+def _of_others(file: WeightFile) -> Iterator[Path]:
+    """Where others would have left the file."""
+    if file.added:
+        return
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    yield Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models" / file.filename
+    torch = os.environ.get("TORCH_HOME") or f"{caches}/torch"
+    yield Path(torch).expanduser() / "hub" / "checkpoints" / file.filename
+    if file.sha256 and file.url and file.url.startswith(_HUB):
+        owner, name = file.url.removeprefix(_HUB).split("/")[:2]
+        hub = os.environ.get("HF_HOME") or f"{caches}/huggingface"
+        yield Path(hub).expanduser() / "hub" / f"models--{owner}--{name}" / "blobs" / file.sha256
