@@ -23,7 +23,7 @@ def served(tmp_path, monkeypatch):
     (folder / "small.h5").write_bytes(content)
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}/small.h5"
     digest = hashlib.sha256(content).hexdigest()

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -281,6 +282,25 @@ def test_a_name_that_is_taken(own_file, tmp_path):
 def test_what_is_said_wrongly_of_a_file(own_file, described, said):
     with pytest.raises(InputError, match=said):
         add(own_file, described)
+
+
+def test_a_preprocessing_inside_the_file_cannot_be_talked_away(monkeypatch, own_file):
+    from greffon.weights.read import safetensors_file
+
+    def layer_names(opened):
+        @contextmanager
+        def grafted(path):
+            with opened(path) as contents:
+                contents.layer_names = ("greffon_preprocessing_caffe",)
+                yield contents
+
+        return grafted
+
+    monkeypatch.setattr(safetensors_file, "opened", layer_names(safetensors_file.opened))
+    with pytest.raises(InputError, match="the preprocessing 'caffe' inside, not 'torch'"):
+        add(own_file, Described("mine", preprocessing="torch"))
+    add(own_file, Described("mine"))
+    assert weight_set("mine").preprocessing.name == "caffe"
 
 
 def test_what_is_no_weight_set(tmp_path):

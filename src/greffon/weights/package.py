@@ -27,6 +27,7 @@ from greffon.weights.fetch import Fetched, copy_file, fetch_set, recognise
 from greffon.weights.manifest import NAME_PATTERN, SUFFIX, Manifest, manifest_of, read_manifest, write_manifest
 from greffon.weights.records import assets, embedded_path
 from greffon.weights.sets import (
+    PREPROCESSING_LAYER,
     PREPROCESSINGS,
     WEIGHT_SETS,
     Preprocessing,
@@ -224,6 +225,7 @@ def _add_own(path: Path, found: Digests, described: Described) -> Added:
     with opened(path) as contents:
         identity = identify(contents)
         kind = contents.format
+        inside = any(layer.startswith(PREPROCESSING_LAYER) for layer in contents.layer_names)
     if identity.refusal:
         raise WeightFileError(f"weight file {path}: {identity.refusal}")
     depth = identity.depth
@@ -241,7 +243,7 @@ def _add_own(path: Path, found: Digests, described: Described) -> Added:
         described.licence,
         described.source or f"{path.name}, added on this machine",
         identity.classes,
-        _preprocessing(path, described, identity),
+        _preprocessing(path, described, identity, inside=inside),
         depth,
         format=kind,
     )
@@ -249,8 +251,14 @@ def _add_own(path: Path, found: Digests, described: Described) -> Added:
     return _install_own(path, found, manifest, [identity.sentence(), *identity.notes])
 
 
-def _preprocessing(path: Path, described: Described, identity: Identity) -> Preprocessing:
-    if described.preprocessing is not None:
+def _preprocessing(path: Path, described: Described, identity: Identity, *, inside: bool) -> Preprocessing:
+    """What the weights were trained with: as the user says, unless it is a layer inside the file."""
+    if inside and identity.preprocessing and described.preprocessing not in {None, identity.preprocessing.name}:
+        raise InputError(
+            f"{path} holds a model with the preprocessing {identity.preprocessing.name!r} inside, not "
+            f"{described.preprocessing!r}: leave --preprocessing out"
+        )
+    if described.preprocessing is not None and not inside:
         known = PREPROCESSINGS.get(described.preprocessing)
         if known is None:
             raise InputError(
