@@ -12,7 +12,8 @@ from greffon.errors import InputError, WeightFileError
 from greffon.weights import download as download_module
 from greffon.weights.cache import cache_dir, recorded_sha256, weights_dir
 from greffon.weights.download import DownloadError
-from greffon.weights.fetch import fetch, fetch_set, list_sets, obtain, require_cached
+from greffon.weights.fetch import fetch, fetch_set, obtain, require_cached
+from greffon.weights.listing import list_sets
 from greffon.weights.sets import WEIGHT_SETS, WeightFile, weight_set
 
 CHUNK = download_module._CHUNK

@@ -14,7 +14,8 @@ from greffon.errors import InputError, WeightFileError
 from greffon.weights import package
 from greffon.weights.added import added_dir, added_set, added_sets, record_path
 from greffon.weights.cache import recorded_sha256, weights_dir
-from greffon.weights.fetch import list_sets, obtain, recognise, require_cached
+from greffon.weights.fetch import obtain, recognise, require_cached
+from greffon.weights.listing import list_sets
 from greffon.weights.manifest import SUFFIX, read_manifest
 from greffon.weights.package import Described, add, make_package
 from greffon.weights.sets import WEIGHT_SETS, WeightFile, embedded_path, find_set, known_sets, weight_set

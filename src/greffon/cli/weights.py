@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from greffon.training.progress import Advance, Reporter
     from greffon.weights.download import Progress
-    from greffon.weights.fetch import SetRow
+    from greffon.weights.listing import SetRow
 
 weights = App(name="weights", help="List, inspect, fetch, add and convert weights.")
 
@@ -39,7 +39,7 @@ def list_sets(
     `top-1` is what its publisher measured on ImageNet, in percent, on pictures of that many pixels. `checked by` is
     what a download is checked against: `unverified` where nobody published a hash; the first fetch then pins one.
     """
-    from greffon.weights.fetch import list_sets as rows_of
+    from greffon.weights.listing import list_sets as rows_of
 
     rows = rows_of()
     if json:
