@@ -106,7 +106,7 @@ def test_a_file_with_a_top_fills_a_backbone_without(build, randomise, arrays_of,
     found = match(arrays, model)
     found.assign()
     assert found.left_out == ["predictions"]
-    assert any("Left out" in note and "predictions" in note for note in found.notes)
+    assert any("top is left out" in note and "predictions" in note for note in found.notes)
     np.testing.assert_array_equal(arrays_of(model)["conv3_block1_3_bn/beta"], arrays["conv3_block1_3_bn/beta"])
 
 

@@ -98,14 +98,15 @@ def solve(
     features, targets = _checked(features, targets, several_labels=several_labels)
     basis = _Basis.of(features)
     weights = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=float)
-    problem = _Problem(basis.project(features), targets, weights, several_labels)
+    problem = _Problem(basis.project(features).astype(np.float32), targets, weights, several_labels)
     strengths = sorted(strengths)
     loss, held_out, best = float("nan"), None, strengths[-1]
     splits = _folds(targets, folds, groups, seed, several_labels=several_labels)
-    if splits:
-        best, loss, held_out = _search(problem, strengths, splits)
-    path = [strength for strength in strengths if strength <= best]
-    kernel, bias = list(problem.path(np.arange(len(features)), path))[-1]
+    with _one_thread_each():
+        if splits:
+            best, loss, held_out = _search(problem, strengths, splits)
+        path = [strength for strength in strengths if strength <= best]
+        kernel, bias = list(problem.path(np.arange(len(features)), path))[-1]
     return Probe(*basis.unproject(kernel, bias), best, loss, held_out, several_labels)
 
 
@@ -204,16 +205,27 @@ class _Problem:
 _ABSENT = -30.0  # logit of a class without a picture in the fold: a probability that rounds to nothing
 
 
+def _one_thread_each() -> Any:
+    """Matrix products with one thread: they are small, and threads that wait for each other cost ten times more."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
+
+
 def _search(problem: _Problem, strengths: list[float], splits: list[tuple[Array, Array]]) -> tuple[float, float, Array]:
     """The strength with the least loss on held-out pictures, that loss, and the probabilities behind it."""
     paths = [iter(problem.path(train, strengths)) for train, _ in splits]
     best, least, kept, worse = strengths[0], float("inf"), None, 0
+
+    def answers(fold: int) -> Array:
+        kernel, bias = next(paths[fold])
+        logits = problem.features[splits[fold][1]] @ kernel + bias
+        return _probabilities(logits, several_labels=problem.several_labels)
+
     for strength in strengths:
         held_out = np.zeros(problem.targets.shape, dtype=np.float32)
-        for path, (_, test) in zip(paths, splits, strict=True):
-            kernel, bias = next(path)
-            logits = problem.features[test] @ kernel + bias
-            held_out[test] = _probabilities(logits, several_labels=problem.several_labels)
+        for fold, (_, test) in enumerate(splits):
+            held_out[test] = answers(fold)
         loss = _log_loss(held_out, problem.targets, problem.weights, several_labels=problem.several_labels)
         if loss < least:
             best, least, kept, worse = strength, loss, held_out, 0

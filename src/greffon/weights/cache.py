@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from greffon.errors import InputError, WeightFileError
 from greffon.weights.records import WeightFile, embedded_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _CHUNK = 1 << 20
 _HUB = "https://huggingface.co/"
@@ -56,13 +57,17 @@ def weights_dir() -> Path:
 
 
 def digests(path: Path) -> Digests:
-    """Length, MD5 and SHA-256 of a file, read once; of a folder, of the names and SHA-256 of its files.
+    """Length, MD5 and SHA-256 of a file, read once.
+
+    Of a folder, or of the files whose names begin with a checkpoint's prefix, of their names and SHA-256.
 
     Raises:
         WeightFileError: it cannot be read.
     """
     if path.is_dir():
-        return _folder_digests(path)
+        return _digests_of(path, path.rglob("*"))
+    if not path.exists() and path.with_name(f"{path.name}.index").is_file():
+        return _digests_of(path.parent, path.parent.glob(f"{glob.escape(path.name)}.*"))
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
@@ -75,8 +80,8 @@ def digests(path: Path) -> Digests:
     return Digests(size, md5.hexdigest(), sha256.hexdigest())
 
 
-def _folder_digests(folder: Path) -> Digests:
-    found = {it.relative_to(folder).as_posix(): digests(it) for it in sorted(folder.rglob("*")) if it.is_file()}
+def _digests_of(folder: Path, files: Iterable[Path]) -> Digests:
+    found = {it.relative_to(folder).as_posix(): digests(it) for it in sorted(files) if it.is_file()}
     lines = "".join(f"{it.sha256}  {name}\n" for name, it in found.items()).encode()
     md5 = hashlib.md5(lines, usedforsecurity=False).hexdigest()
     return Digests(sum(it.size for it in found.values()), md5, hashlib.sha256(lines).hexdigest())

@@ -169,11 +169,11 @@ def _from_reading(contents: Contents, reading: Reading) -> Identity:
 
 
 def _from_order(contents: Contents, ordered: Ordered) -> Identity:
-    layout = _layout(contents, ordered.places, torch_axes=ordered.torch_axes)
+    layout = _layout(contents, ordered.places, torch_axes=ordered.torch_axes, as_is=ordered.as_is)
     shapes = layout or shapes_of({plain(name): it for name, it in contents.tensors.items()})
     verdict = Verdict(called(ordered.blocks), ordered.blocks, ordered.width, "7x7")
     note = "The tensors' names do not tell what they are; their order and shapes do, and every shape agrees."
-    naming = Naming(ordered.places, ordered.torch_axes, (note,) if ordered.places else ())
+    naming = Naming(ordered.places, ordered.torch_axes, (note,) if ordered.places else (), ordered.as_is)
     identity = _filled(contents, verdict, _writer_by_order(contents), naming, layout=shapes, places=ordered.places)
     if ordered.problem:
         identity = replace(identity, refusal=f"it is {identity.network}, but {ordered.problem}")
@@ -253,12 +253,16 @@ def _writer_by_order(contents: Contents) -> writers.Writer:
     return writers.KERAS if any(plain(name).endswith("/kernel") for name in names) else writers.ONNX
 
 
-def _layout(contents: Contents, places: Mapping[str, str], *, torch_axes: bool) -> Shapes:
+def _layout(
+    contents: Contents, places: Mapping[str, str], *, torch_axes: bool, as_is: frozenset[str] = frozenset()
+) -> Shapes:
     """The shapes by Keras' names and with Keras' axes."""
     shapes: Shapes = {}
     for name, place in places.items():
         layer, _, weight = place.rpartition("/")
-        shapes.setdefault(layer, {})[weight] = _turned(contents.tensors[name].shape, torch_axes=torch_axes)
+        shapes.setdefault(layer, {})[weight] = _turned(
+            contents.tensors[name].shape, torch_axes=torch_axes and name not in as_is
+        )
     return shapes
 
 

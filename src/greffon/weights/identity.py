@@ -19,11 +19,13 @@ class Naming:
         places: name in the file -> Keras' name; empty where the file has Keras' names or none that can be told.
         torch_axes: kernels are (out, in, height, width) and dense kernels (out, in).
         notes: what was set aside and chosen, one sentence each.
+        as_is: names of dense kernels that are (in, out) all the same.
     """
 
     places: dict[str, str]
     torch_axes: bool = False
     notes: tuple[str, ...] = ()
+    as_is: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

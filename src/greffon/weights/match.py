@@ -12,7 +12,7 @@ import numpy as np
 
 from greffon.errors import InputError, WeightFileError
 from greffon.recipe import nearest
-from greffon.weights.causes import likely_cause
+from greffon.weights.causes import left_out_note, likely_cause
 from greffon.weights.read.arrays import Array, WeightArrays
 from greffon.weights.structure import Shape, find_renaming, shapes_of
 
@@ -277,7 +277,7 @@ def _sort_extras(found: Match, arrays: Mapping[str, Array], network: Mapping[str
             left_out[layer] = None
     found.left_out = list(left_out)
     if left_out and found.complete:
-        found.notes.append(f"Left out, being no part of the backbone (the file's own head): {_listed(list(left_out))}.")
+        found.notes.append(left_out_note(list(left_out), shapes_of(arrays)))
 
 
 def _allowed(patterns: Sequence[str], shapes: Mapping[str, Shape]) -> set[str]:

@@ -174,7 +174,7 @@ def _read(path: Path, record: WeightSet | None, asked: Variant | None = None) ->
 
 def _existing(weights: str | Path) -> Path:
     path = Path(weights).expanduser()
-    if path.exists():
+    if path.exists() or path.with_name(f"{path.name}.index").is_file():  # of a checkpoint, users give the prefix
         return path
     raise InputError(
         f"weights must be one of {', '.join(WEIGHT_SETS)}, a file or folder, or None; {str(weights)!r} is neither"

@@ -48,6 +48,7 @@ class Ordered:
         blocks: per stage.
         width: of the first stage.
         problem: why the names cannot be told; empty where they can.
+        as_is: names of dense kernels that are (in, out) although convolutions are not.
     """
 
     places: dict[str, str]
@@ -55,6 +56,7 @@ class Ordered:
     blocks: tuple[int, ...]
     width: int
     problem: str = ""
+    as_is: frozenset[str] = frozenset()
 
 
 def read_order(contents: Contents) -> Ordered | None:
@@ -100,8 +102,11 @@ def _placed(
         if layer in renaming.layers
         for weight, name in weights.items()
     }
-    places.update(_top(layers, shapes, 4 * width * 2 ** (len(blocks) - 1), torch_axes=torch_axes))
-    return Ordered(places, torch_axes, blocks, width)
+    features = 4 * width * 2 ** (len(blocks) - 1)
+    places.update(_top(layers, shapes, features))
+    # ONNX' Gemm takes its kernel either way, whatever the convolutions' order.
+    dense = [name for name, place in places.items() if place == f"{TOP}/kernel" and shapes[name][0] == features]
+    return Ordered(places, torch_axes, blocks, width, as_is=frozenset(dense if torch_axes else ()))
 
 
 def _counted(shapes: Mapping[str, Shape]) -> dict[str, dict[str, str]]:
@@ -116,15 +121,15 @@ def _counted(shapes: Mapping[str, Shape]) -> dict[str, dict[str, str]]:
 def _in_order(shapes: Mapping[str, Shape], *, torch_axes: bool) -> dict[str, dict[str, str]]:
     """Layers from tensors in the order of the graph: a kernel, then its bias, or BatchNorm's four, or both."""
     layers: dict[str, dict[str, str]] = {}
-    kernel, outwards = "", 0
+    kernel, sizes = "", set[int]()
     vectors: list[str] = []
     for name, shape in shapes.items():
         if len(shape) in {2, 4}:
             _add_vectors(layers, kernel, vectors)
             kernel, vectors = name, []
-            outwards = shape[0] if torch_axes else shape[-1]
+            sizes = {shape[0], shape[1]} if len(shape) == 2 else {shape[0] if torch_axes else shape[-1]}
             layers[name] = {"kernel": name}
-        elif kernel and shape == (outwards,):
+        elif kernel and len(shape) == 1 and shape[0] in sizes:
             vectors.append(name)
     _add_vectors(layers, kernel, vectors)
     return layers
@@ -140,12 +145,10 @@ def _add_vectors(layers: dict[str, dict[str, str]], kernel: str, vectors: list[s
         layers[f"{kernel} (norm)"] = {str(word): name for word, name in zip(words, norm, strict=True)}
 
 
-def _top(
-    layers: dict[str, dict[str, str]], shapes: Mapping[str, Shape], features: int, *, torch_axes: bool
-) -> dict[str, str]:
+def _top(layers: dict[str, dict[str, str]], shapes: Mapping[str, Shape], features: int) -> dict[str, str]:
     """The classifier: the only dense layer, if it takes what the network gives."""
     dense = [it for it in layers.values() if len(shapes.get(it.get("kernel", ""), ())) == 2]
-    if len(dense) != 1 or shapes[dense[0]["kernel"]][1 if torch_axes else 0] != features:
+    if len(dense) != 1 or features not in shapes[dense[0]["kernel"]]:
         return {}
     return {name: f"{TOP}/{weight}" for weight, name in dense[0].items()}
 

@@ -61,7 +61,7 @@ def to_keras(contents: Contents, identity: Identity) -> Contents:
         tensor = contents.tensors[name]
         if place == f"{TOP}/kernel" and tensor.shape[2:] == (1, 1):
             tensor = _as_dense(tensor)
-        translated.add(place, _turned(tensor, torch_axes=naming.torch_axes))
+        translated.add(place, _turned(tensor, torch_axes=naming.torch_axes and name not in naming.as_is))
     if identity.variant == "v1.5":
         _unfold_norms(translated)
     elif identity.variant == "v1":

@@ -16,8 +16,11 @@ from greffon.errors import WeightFileError
 from greffon.weights.read import (
     hdf5,
     keras_zip,
+    npz_file,
+    onnx_file,
     safetensors_file,
     safetensors_index,
+    tf_bundle,
     torch_bare,
     torch_legacy,
     torch_zip,
@@ -30,14 +33,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents", "Tensor", "WeightArrays", "opened", "read"]
 
-# In this order: PyTorch's archives before those of Keras, which take any with a large directory; bare pickles last,
-# which have no signature.
+# In this order: shards of checkpoints, which are known by their names alone, first; PyTorch's archives before those of
+# Keras, which take any with a large directory; bare pickles last, which have no signature.
 _FORMATS: tuple[ModuleType, ...] = (
+    tf_bundle,
     hdf5,
     torch_zip,
+    npz_file,
     keras_zip,
     safetensors_file,
     safetensors_index,
+    onnx_file,
     torch_legacy,
     torch_bare,
 )
@@ -78,7 +84,7 @@ def opened(path: str | Path) -> Iterator[Contents]:
         ...     contents.tensors["conv1_conv/kernel"].shape
         (7, 7, 3, 64)
     """
-    path = Path(path)
+    path = _of_prefix(Path(path))
     head = _head(path)
     module = next((it for it in _FORMATS if it.recognises(head, path)), None)
     if module is None:
@@ -123,6 +129,12 @@ def _named(path: str | Path, name: str) -> Iterator[None]:
         raise WeightFileError(f"weight file {path} ({name}): {error}") from error
 
 
+def _of_prefix(path: Path) -> Path:
+    """TensorFlow's users name a checkpoint by what its files' names begin with."""
+    index = path.with_name(f"{path.name}.index")
+    return index if not path.exists() and index.is_file() else path
+
+
 def _head(path: Path) -> bytes:
     if path.is_dir():
         return b""
@@ -152,7 +164,7 @@ def _members(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, OSError, struct.error):
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error):
         return "a damaged directory"
     shown = ", ".join(names[:3])
     return f"{len(names)} files ({shown}{', ...' if len(names) > 3 else ''})"
