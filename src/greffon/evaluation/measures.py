@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import html
-import math
-from dataclasses import dataclass
-from statistics import NormalDist
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from greffon.errors import DataError, InputError
-from greffon.evaluation.table import (
-    THRESHOLD,
-    class_names_of,
-    has_several_labels,
-    probabilities_of,
+from greffon.evaluation.intervals import RESAMPLES, mean_share_interval, wilson_interval
+from greffon.evaluation.scores import (
+    SMALLEST,
+    Answers,
+    average_precisions,
+    balanced_several,
+    calibration_error,
+    f1_scores,
+    resampled_intervals,
 )
+from greffon.evaluation.table import class_names_of, has_several_labels, probabilities_of
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.console import Group
 
-SMALLEST = float(np.finfo(np.float32).eps)
-"""A probability counts as at least this much in the log loss, so that one sure mistake does not make it infinite."""
+    from greffon.evaluation.scores import Interval
+
+__all__ = ["SMALLEST", "ClassMeasures", "Measures", "answers_of", "measure", "wilson_interval"]
+
+TOP = (2, 3, 5)
+"""How many guesses are allowed where top-k accuracy is told."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class ClassMeasures:
         support: pictures of it.
         predicted: pictures called so.
         correct: pictures of it that were called so.
+        f1: harmonic mean of precision and recall, 0..1; None where there is no picture of it.
+        average_precision: area under precision over recall, 0..1; None where there is no picture of it.
+        recall_interval: 95 % Wilson interval of the recall, or None.
+        precision_interval: 95 % Wilson interval of the precision, or None.
     """
 
     recall: float | None
@@ -43,6 +54,10 @@ class ClassMeasures:
     support: int
     predicted: int
     correct: int
+    f1: float | None = None
+    average_precision: float | None = None
+    recall_interval: Interval = None
+    precision_interval: Interval = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +77,16 @@ class Measures:
         per_class: by class name, in class order.
         confusion: int64 (classes, classes), pictures by label (rows) and prediction (columns), both in class order;
             None with several labels per picture.
+        top_k: share of pictures whose label is among the k most probable classes, by k; of 2, 3 and 5 those that are
+            fewer than the classes. Empty with several labels per picture.
+        macro_f1: mean F1 over the classes that are there, 0..1; None where there are none.
+        mean_average_precision: mean average precision over the classes that are there, 0..1; None likewise.
+        brier: mean over pictures of the sum over classes of (probability - truth)^2, 0..2 (Brier 1950; halve it for
+            the number that is usual with two classes); with several labels the mean over pictures and classes, 0..1.
+        ece: expected calibration error, 0..1, in 15 bins of one width.
+        intervals: 95 % intervals by the name of the number: `accuracy` and `top_K` by Wilson's formula,
+            `balanced_accuracy` by Wilson's for each class, put together; others, and with several labels
+            `balanced_accuracy`, by a bootstrap over the pictures. None where there is none.
     """
 
     count: int
@@ -72,6 +97,12 @@ class Measures:
     log_loss: float
     per_class: dict[str, ClassMeasures]
     confusion: np.ndarray | None
+    top_k: dict[int, float] = field(default_factory=dict)
+    macro_f1: float | None = None
+    mean_average_precision: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
     @property
     def class_names(self) -> list[str]:
@@ -87,15 +118,22 @@ class Measures:
             "accuracy_interval_95": list(self.accuracy_interval),
             "balanced_accuracy": self.balanced_accuracy,
             "log_loss": self.log_loss,
-            "per_class": {name: dict(vars(one)) for name, one in self.per_class.items()},
+            "top_k": {str(k): share for k, share in self.top_k.items()},
+            "macro_f1": self.macro_f1,
+            "mean_average_precision": self.mean_average_precision,
+            "brier": self.brier,
+            "ece": self.ece,
+            "intervals_95": {name: _listed(interval) for name, interval in self.intervals.items()},
+            "per_class": {name: _plain(one) for name, one in self.per_class.items()},
             "confusion": None if self.confusion is None else self.confusion.tolist(),
         }
 
     def headline(self) -> str:
-        """Accuracy with its interval and the pictures that it rests on, in one line."""
+        """Accuracy with its interval, balanced accuracy, and the pictures that they rest on, in one line."""
         low, high = self.accuracy_interval
         return (
-            f"accuracy {self.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+            f"accuracy {self.accuracy:.3f} (95 % interval {low:.3f} to {high:.3f}), balanced accuracy "
+            f"{share(self.balanced_accuracy)}{_range(self.intervals.get('balanced_accuracy'))}, "
             f"{self.correct:,} of {self.count:,} pictures"
         )
 
@@ -134,7 +172,16 @@ class Measures:
         return f"<p><b>{self.headline()}</b><br>{self._others()}</p><table><tr>{heads}</tr>{rows}</table>{below}"
 
     def _others(self) -> str:
-        return f"balanced accuracy {_share(self.balanced_accuracy)}, log loss {self.log_loss:.3f}"
+        """The other numbers with their intervals, in one line."""
+        numbers: list[tuple[str, str, float | None]] = [
+            *((f"top {k}", f"top_{k}", value) for k, value in self.top_k.items()),
+            ("macro F1", "macro_f1", self.macro_f1),
+            ("mean average precision", "mean_average_precision", self.mean_average_precision),
+            ("log loss", "log_loss", self.log_loss),
+            ("Brier", "brier", self.brier),
+            ("ECE", "ece", self.ece),
+        ]
+        return ", ".join(f"{what} {share(value)}{_range(self.intervals.get(key))}" for what, key, value in numbers)
 
     def _rows(self) -> list[tuple[str, ...]]:
         """The classes in class order; of many only those that are recognised worst."""
@@ -143,7 +190,12 @@ class Measures:
             recalls = {name: 2.0 if one.recall is None else one.recall for name, one in self.per_class.items()}
             shown = set(sorted(recalls, key=lambda name: recalls[name])[:_MOST_ROWS])
         return [
-            (name, _share(one.recall), _share(one.precision), f"{one.support:,}", f"{one.predicted:,}")
+            (
+                name,
+                *map(share, (one.recall, one.precision, one.f1, one.average_precision)),
+                f"{one.support:,}",
+                f"{one.predicted:,}",
+            )
             for name, one in self.per_class.items()
             if name in shown
         ]
@@ -154,14 +206,16 @@ class Measures:
 
 
 _MOST_ROWS = 25
-_HEADINGS = ("class", "recall", "precision", "pictures", "predicted")
+_HEADINGS = ("class", "recall", "precision", "F1", "AP", "pictures", "predicted")
 
 
-def measure(table: pl.DataFrame) -> Measures:
+def measure(table: pl.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Measures:
     """Measure a table of predictions. The order of its rows makes no difference.
 
     Args:
         table: from `prediction_table`, every row with a label.
+        resamples: of the bootstrap intervals, at least 0; with 0 there are none.
+        seed: of their draws.
 
     Raises:
         DataError: the table has no rows.
@@ -174,114 +228,111 @@ def measure(table: pl.DataFrame) -> Measures:
         >>> p = np.array([[0.75, 0.25], [0.5, 0.5]])
         >>> table = prediction_table(["a.jpg", "b.jpg"], [None, None], ["cat", "dog"], p, ["cat", "dog"])
         >>> measure(table).headline()
-        'accuracy 0.500 (95 % interval 0.095 to 0.905), 1 of 2 pictures'
+        'accuracy 0.500 (95 % interval 0.095 to 0.905), balanced accuracy 0.500 (0.107 to 0.893), 1 of 2 pictures'
+    """
+    return measured(answers_of(table), class_names_of(table), resamples=resamples, seed=seed)
+
+
+def answers_of(table: pl.DataFrame) -> Answers:
+    """Probabilities and labels of a table, sorted, so that sums round in the same way whatever the order of the rows.
+
+    Raises:
+        DataError: the table has no rows.
+        InputError: a row has no label.
     """
     if not len(table):
         raise DataError("there is nothing to measure: the table of predictions has no rows")
     unlabelled = table["label"].null_count()
     if unlabelled:
         raise InputError(f"{unlabelled} of {len(table)} pictures have no label: leave them out to measure the others")
-    # Sorted, so that sums round in the same way whatever the order of the rows.
     table = table.sort("path", "hash", *(name for name in table.columns if name not in {"path", "hash"}))
-    names = class_names_of(table)
-    probabilities = probabilities_of(table).astype(np.float64)
-    if has_several_labels(table):
-        return _measure_several(_indicator(table["label"].to_list(), names), probabilities, names)
-    number = {name: column for column, name in enumerate(names)}
-    labels = np.array([number[label] for label in table["label"]])
-    return _measure_one(labels, probabilities, names)
+    several, names = has_several_labels(table), class_names_of(table)
+    labels = table["label"].to_list() if several else [[label] for label in table["label"]]
+    return Answers.of(probabilities_of(table), _indicator(labels, names), several_labels=several)
 
 
-def wilson_interval(correct: int, count: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Interval that holds the true share with the given confidence (Wilson 1927); sound for few pictures too.
-
-    Args:
-        correct: how many of them.
-        count: of how many; at least 1.
-        level: the confidence, between 0 and 1.
-
-    Example:
-        >>> from greffon.evaluation.measures import wilson_interval
-        >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
-        [0.49, 0.943]
-    """
-    if not 0 <= correct <= count or not count:
-        raise InputError(f"correct must be in 0..count and count at least 1, got {correct} of {count}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = correct / count
-    middle = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    width = 1 + z**2 / count
-    return max(0.0, (middle - half) / width), min(1.0, (middle + half) / width)
-
-
-def _measure_one(labels: np.ndarray, probabilities: np.ndarray, names: list[str]) -> Measures:
-    predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
+def measured(answers: Answers, names: list[str], *, resamples: int = RESAMPLES, seed: int = 0) -> Measures:
+    """Measure bare arrays; `measure` says what the arguments are."""
+    has, called, count = answers.has, answers.called, len(answers.has)
+    hits, support, predicted = (has & called).sum(axis=0), has.sum(axis=0), called.sum(axis=0)
+    f1, precisions = f1_scores(hits, support, predicted), average_precisions(answers)
     per_class = {
-        name: _class_measures(int(confusion[n].sum()), int(confusion[:, n].sum()), int(confusion[n, n]))
+        name: _class_measures(int(support[n]), int(predicted[n]), int(hits[n]), float(f1[n]), float(precisions[n]))
         for n, name in enumerate(names)
     }
-    recalls = [one.recall for one in per_class.values() if one.recall is not None]
-    total = probabilities.sum(axis=1)
-    of_label = probabilities[np.arange(len(labels)), labels] / np.where(total > 0, total, 1.0)
-    correct = int((labels == predicted).sum())
+    correct = int(answers.correct.sum())
+    top_k, confusion = {}, None
+    intervals: dict[str, Interval] = {"accuracy": wilson_interval(correct, count), "balanced_accuracy": None}
+    if answers.several_labels:
+        balanced = balanced_several(hits, support, predicted, count)
+    else:
+        there = support > 0
+        balanced = hits[there] / support[there]
+        intervals["balanced_accuracy"] = mean_share_interval(hits[there].tolist(), support[there].tolist())
+        confusion = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(confusion, (has.argmax(axis=1), called.argmax(axis=1)), 1)
+        rank = answers.rank()
+        within = {k: int((rank < k).sum()) for k in TOP if k < len(names)}
+        top_k = {k: number / count for k, number in within.items()}
+        intervals |= {f"top_{k}": wilson_interval(number, count) for k, number in within.items()}
     return Measures(
-        count=len(labels),
+        count=count,
         correct=correct,
-        accuracy=correct / len(labels),
-        accuracy_interval=wilson_interval(correct, len(labels)),
-        balanced_accuracy=_mean(recalls),
-        log_loss=float(-np.log(of_label.clip(SMALLEST, 1.0)).mean()),
+        accuracy=correct / count,
+        accuracy_interval=wilson_interval(correct, count),
+        balanced_accuracy=_mean(balanced),
+        log_loss=float(answers.losses.mean()),
         per_class=per_class,
         confusion=confusion,
+        top_k=top_k,
+        macro_f1=_mean(f1),
+        mean_average_precision=_mean(precisions),
+        brier=float(answers.squares.mean()),
+        ece=calibration_error(answers),
+        intervals=intervals | resampled_intervals(answers, resamples=resamples, seed=seed),
     )
 
 
-def _measure_several(has: np.ndarray, probabilities: np.ndarray, names: list[str]) -> Measures:
-    called = probabilities >= THRESHOLD
-    hits, support, predicted = (has & called).sum(axis=0), has.sum(axis=0), called.sum(axis=0)
-    per_class = {
-        name: _class_measures(int(support[n]), int(predicted[n]), int(hits[n])) for n, name in enumerate(names)
-    }
-    left_alone = (~has & ~called).sum(axis=0)
-    balanced = [
-        (hits[n] / support[n] + left_alone[n] / (len(has) - support[n])) / 2
-        for n in range(len(names))
-        if 0 < support[n] < len(has)
-    ]
-    correct = int((has == called).all(axis=1).sum())
-    right = np.where(has, probabilities, 1 - probabilities)
-    return Measures(
-        count=len(has),
-        correct=correct,
-        accuracy=correct / len(has),
-        accuracy_interval=wilson_interval(correct, len(has)),
-        balanced_accuracy=_mean(balanced),
-        log_loss=float(-np.log(right.clip(SMALLEST, 1.0)).mean()),
-        per_class=per_class,
-        confusion=None,
-    )
+def share(value: float | None) -> str:
+    """A number as it is printed; a dash where it cannot be said."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _indicator(labels: list[list[str]], names: list[str]) -> np.ndarray:
-    return np.array([[name in set(of_one) for name in names] for of_one in labels], bool)
+    number = {name: column for column, name in enumerate(names)}
+    has = np.zeros((len(labels), len(names)), bool)
+    for row, of_one in enumerate(labels):
+        has[row, [number[label] for label in of_one]] = True
+    return has
 
 
-def _class_measures(support: int, predicted: int, correct: int) -> ClassMeasures:
+def _class_measures(support: int, predicted: int, correct: int, f1: float, average_precision: float) -> ClassMeasures:
     return ClassMeasures(
         recall=correct / support if support else None,
         precision=correct / predicted if predicted else None,
         support=support,
         predicted=predicted,
         correct=correct,
+        f1=f1 if support else None,
+        average_precision=average_precision if support else None,
+        recall_interval=wilson_interval(correct, support) if support else None,
+        precision_interval=wilson_interval(correct, predicted) if predicted else None,
     )
 
 
-def _mean(values: list[Any]) -> float | None:
-    return float(sum(values) / len(values)) if values else None
+def _mean(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _plain(one: ClassMeasures) -> dict[str, Any]:
+    intervals = {f"{name}_95": _listed(getattr(one, name)) for name in ("recall_interval", "precision_interval")}
+    return {name: value for name, value in vars(one).items() if not name.endswith("_interval")} | intervals
+
+
+def _listed(interval: Interval) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _range(interval: Interval) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
