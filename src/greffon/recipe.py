@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -91,12 +91,24 @@ class Stage(Options):
     )
     epochs: int = Field(default=20, ge=1, description="the most epochs")
     batch_size: int = Field(default=32, ge=1, description="pictures per step")
-    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="the optimizer, by its Keras name")
-    learning_rate: float = Field(default=1e-3, gt=0.0, description="learning rate of the optimizer")
+    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = Field(
+        default="adam",
+        description="the optimizer, by its Keras name; lbfgs: a linear head alone is solved on fixed features, its "
+        "penalty chosen by cross-validation, without epochs and learning rate",
+    )
+    learning_rate: Annotated[float, Field(gt=0.0)] | Literal["auto"] = Field(
+        default=1e-3,
+        description="learning rate of the optimizer; auto: the best of 3e-5, 1e-4 and 3e-4 after two epochs each",
+    )
     patience: int | None = Field(
         default=5,
         ge=1,
         description="epochs without a better validation loss before the stage stops; none: never stop early",
+    )
+    only_if_better: bool = Field(
+        default=False,
+        description="take what the stage did back unless it improves the validation loss in at least 80 % of bootstrap "
+        "resamples",
     )
     keep_best: bool = Field(
         default=True, description="end the stage with the weights of its best validation loss, not its last"
@@ -200,6 +212,18 @@ class Recipe(Options):
         return stages
 
     @model_validator(mode="after")
+    def _solves_linear_heads_alone(self) -> Self:
+        for stage in self.stages:
+            if stage.optimizer != "lbfgs":
+                continue
+            if stage.unfreeze not in ("none", 0) or self.head.hidden or self.head.layer is not None:
+                raise ValueError(
+                    f"stage {stage.name!r}: lbfgs solves a linear head on fixed features, so unfreeze must be none and "
+                    f"the head without hidden units or a layer of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _own_layer_has_no_options(self) -> Self:
         if self.head.layer is not None and (self.head.hidden or self.head.dropout):
             raise ValueError("a head with its own layer takes neither hidden nor dropout")
@@ -243,6 +267,12 @@ class Recipe(Options):
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
+    "lp-ft": Recipe(
+        stages=(
+            Stage(name="probe", optimizer="lbfgs"),
+            Stage(name="last-block", unfreeze="conv5_block3", learning_rate="auto", epochs=12, only_if_better=True),
+        ),
+    ),
     "tutorial": Recipe(
         resize="stretch",
         head=Head(pool="flatten", hidden=256, dropout=0.5),

@@ -42,6 +42,7 @@ EXAMPLES = {
     "learning_rate": ("0.01", 0.01),
     "patience": ("2", 2),
     "keep_best": (None, False),
+    "only_if_better": (None, True),
 }
 OPTIONS = [
     (options, name)

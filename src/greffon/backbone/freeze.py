@@ -32,7 +32,7 @@ from greffon.backbone.rules import FreezeRules, resolve
 from greffon.backbone.table import FreezeTable, make_table
 from greffon.errors import FreezeError, InputError
 from greffon.recipe import Recipe
-from greffon.weights.sets import WEIGHT_SETS
+from greffon.weights.sets import find_set, known_sets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -272,14 +272,15 @@ def _named(name: str | Path) -> tuple[Any, FreezeRules | None]:
     import keras
 
     path = Path(name)
-    if str(name) in WEIGHT_SETS and not path.exists():
-        from greffon.backbone.resnet import resnet50
+    record = None if path.exists() else find_set(str(name))
+    if record is not None:
+        from greffon.backbone.resnet import build_resnet
 
-        return resnet50(weights=None, variant=WEIGHT_SETS[str(name)].variant), None
+        return build_resnet(record.depth, None, variant=record.variant), None
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
         raise InputError(
-            f"expected a .keras file, a run's folder or a weight set ({', '.join(WEIGHT_SETS)}), got {str(name)!r}"
+            f"expected a .keras file, a run's folder or a weight set ({', '.join(known_sets())}), got {str(name)!r}"
         )
     try:
         model = keras.saving.load_model(file, compile=False)

@@ -38,7 +38,7 @@ COMMANDS = {
     "predict": "Name what is in pictures.",
     "plan": "Say how long each way to train would take on this machine, and which fits into a time.",
     "layers": "Show a network's layers and which of them train.",
-    "weights": "List, inspect and fetch weight sets.",
+    "weights": "List, inspect, fetch, add and convert weights.",
     "cache": "Show or clear what Greffon keeps on disk.",
 }
 """Every command and what it is for; the module `greffon.cli.NAME` has it under its name."""

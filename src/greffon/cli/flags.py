@@ -101,11 +101,18 @@ def _unfreeze(stages: tuple[Stage, ...], rules: Any) -> tuple[Stage, ...]:
     return (*stages[:-1], last.replace(unfreeze="none"))
 
 
-def _scale_learning_rates(stages: tuple[Stage, ...], first: float) -> tuple[Stage, ...]:
-    ratio = first / stages[0].learning_rate
-    # Twelve digits: 3e-05 in recipe.yaml and not 3.0000000000000004e-05.
-    rates = [first, *(float(f"{stage.learning_rate * ratio:.12g}") for stage in stages[1:])]
-    return tuple(stage.replace(learning_rate=rate) for stage, rate in zip(stages, rates, strict=True))
+def _scale_learning_rates(stages: tuple[Stage, ...], first: Any) -> tuple[Stage, ...]:
+    trained = [stage for stage in stages if stage.optimizer != "lbfgs"]
+    known = [stage.learning_rate for stage in trained if stage.learning_rate != "auto"]
+    # Where a rate is looked for there is no ratio to keep; twelve digits: 3e-05 and not 3.0000000000000004e-05.
+    same = first == "auto" or len(known) < len(trained)
+    rates = {
+        stage.name: first if same else float(f"{rate * first / known[0]:.12g}")
+        for stage, rate in zip(trained, known or [first] * len(trained), strict=False)
+    }
+    return tuple(
+        stage.replace(learning_rate=rates.get(stage.name, first)) if stage in trained else stage for stage in stages
+    )
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -61,19 +61,19 @@ def _table(thing: str, rules: tuple[str | int, ...] | None, batch_norm: str) -> 
 
 def _model(thing: str) -> Any:
     from greffon.recipe import nearest
-    from greffon.weights.sets import WEIGHT_SETS
+    from greffon.weights.sets import find_set, known_sets
 
-    record = WEIGHT_SETS.get(thing)
+    record = find_set(thing)
     if record is not None:
-        from greffon.backbone.resnet import resnet50
+        from greffon.backbone.resnet import build_resnet
 
         # The layers are the variant's: no weight file has to be there to show them.
-        return resnet50(weights=None, variant=record.variant, name=thing)
+        return build_resnet(record.depth, None, variant=record.variant, name=thing)
     path = Path(thing)
     if not path.exists():
         raise InputError(
-            f"expected a weight set ({', '.join(WEIGHT_SETS)}), a run, a .keras file or a weight file. "
-            f"Got {thing!r}, which is none and no file{nearest(thing, WEIGHT_SETS)}"
+            f"expected a weight set ({', '.join(known_sets())}), a run, a .keras file or a weight file. "
+            f"Got {thing!r}, which is none and no file{nearest(thing, list(known_sets()))}"
         )
     if path.is_dir() or path.suffix == ".keras":
         return _load(path)

@@ -7,8 +7,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 import xxhash
 
@@ -102,6 +103,21 @@ class SplitDifference:
 def to_split(catalog: Catalog) -> pl.DataFrame:
     """Rows of the usable pictures that are not in test/: those to learn from and to validate with."""
     return catalog.ok.filter(pl.col("split") != "test")
+
+
+def group_numbers(frame: pl.DataFrame, together: Iterable[Sequence[str]] = ()) -> np.ndarray[Any, Any]:
+    """Which pictures of some rows belong together: copies, near-copies, pictures of one group.
+
+    Args:
+        frame: rows of a catalog.
+        together: content hashes of near-copies, as for `split`.
+
+    Returns:
+        int (rows,): one number for those that belong together.
+    """
+    row = {content: place for place, content in enumerate(dict.fromkeys(frame["hash"]))}
+    leader = _leaders(row, [*together, *_given_groups(frame)])
+    return np.array([leader[row[content]] for content in frame["hash"]], dtype=np.int64)
 
 
 def write_split(catalog: Catalog, file: str | Path) -> None:
@@ -211,9 +227,7 @@ def _units(catalog: Catalog, together: Iterable[Sequence[str]]) -> list[_Unit]:
     """What is to be split, in parts that stay whole."""
     owners = _owners(catalog)
     row = {content: place for place, content in enumerate(owners)}
-    sets = [*together, *_given_groups(catalog)]
-    known = [[row[content] for content in contents if content in row] for contents in sets]
-    leader = groups(len(row), [(one, other) for rows in known for one, other in pairwise(rows)])
+    leader = _leaders(row, [*together, *_given_groups(to_split(catalog))])
     members: dict[int, list[str]] = defaultdict(list)
     for content, place in row.items():
         members[int(leader[place])].append(content)
@@ -223,10 +237,16 @@ def _units(catalog: Catalog, together: Iterable[Sequence[str]]) -> list[_Unit]:
     ]
 
 
-def _given_groups(catalog: Catalog) -> list[list[str]]:
-    if "group" not in catalog.frame.columns:
+def _leaders(row: Mapping[str, int], sets: Iterable[Sequence[str]]) -> np.ndarray[Any, Any]:
+    """For each different picture the first that it belongs together with."""
+    known = [[row[content] for content in contents if content in row] for contents in sets]
+    return groups(len(row), [(one, other) for rows in known for one, other in pairwise(rows)])
+
+
+def _given_groups(frame: pl.DataFrame) -> list[list[str]]:
+    if "group" not in frame.columns:
         return []
-    named = to_split(catalog).filter(pl.col("group").fill_null("") != "")
+    named = frame.filter(pl.col("group").fill_null("") != "")
     return [list(contents) for contents in named.group_by("group", maintain_order=True).agg("hash")["hash"]]
 
 

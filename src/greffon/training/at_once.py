@@ -61,7 +61,7 @@ class AtOnce:
         start = [keras.ops.convert_to_numpy(variable) for variable in tail.trainable_variables]
         self._weights = [keras.Variable(np.stack([value] * len(stages))) for value in start]
         self._state = tail.non_trainable_variables
-        self._optimizer = _stacked(tail.optimizer, [stage.learning_rate for stage in stages])
+        self._optimizer = _stacked(tail.optimizer, [float(stage.learning_rate) for stage in stages])
         self._optimizer.build(self._weights)
         self._steps = tf.function(self._run_steps)
 

@@ -205,7 +205,12 @@ class _Job:
         earlier, near = self._near_copies(model, catalog, resize, store)
         catalog = self._split(catalog, near)
         samples = samples_of(
-            catalog, self.recipe.image_size, resize, views=self.recipe.views, augment=self.recipe.augment
+            catalog,
+            self.recipe.image_size,
+            resize,
+            views=self.recipe.views,
+            augment=self.recipe.augment,
+            together=near.together if near else (),
         )
         self._warn_of_flatten(model, len(samples.train))
         stages = Stages(model, self.recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier)

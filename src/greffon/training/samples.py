@@ -15,10 +15,10 @@ import polars as pl
 
 from greffon.errors import DataError
 from greffon.frozen.activations import fits_memory
-from greffon.pictures.split import to_split
+from greffon.pictures.split import group_numbers, to_split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from greffon.frozen.trunk import Load
@@ -54,6 +54,7 @@ class Samples:
         load: decodes some rows: [uint8 (rows, size, size, 3), RGB]; each file once for all rows asked for at once.
         shape: of one decoded picture, (size, size, 3).
         views: int (len(train), views): the rows of each picture to learn from; column 0 is `train`.
+        groups: int (len(train),): pictures of one number are copies or near-copies, or of one group.
     """
 
     keys: Sequence[bytes]
@@ -63,12 +64,21 @@ class Samples:
     load: Load
     shape: tuple[int, int, int]
     views: Array
+    groups: Array
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-def samples_of(catalog: Catalog, size: int, rule: ResizeRule, *, views: int = 1, augment: Augment = "crop") -> Samples:
+def samples_of(
+    catalog: Catalog,
+    size: int,
+    rule: ResizeRule,
+    *,
+    views: int = 1,
+    augment: Augment = "crop",
+    together: Iterable[Sequence[str]] = (),
+) -> Samples:
     """The pictures of a catalog that is split, those to learn from first.
 
     Args:
@@ -77,6 +87,7 @@ def samples_of(catalog: Catalog, size: int, rule: ResizeRule, *, views: int = 1,
         rule: how a picture becomes square.
         views: of each picture to learn from, itself counted; those held out have one.
         augment: what the other views are.
+        together: content hashes of near-copies, as for `split`.
     """
     train, held_out = catalog.side("train"), catalog.side("val")
     both = pl.concat([train, held_out])
@@ -93,6 +104,7 @@ def samples_of(catalog: Catalog, size: int, rule: ResizeRule, *, views: int = 1,
         load=reader.load,
         shape=(size, size, 3),
         views=np.concatenate([itself, others], axis=1),
+        groups=group_numbers(train, together),
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from greffon.recipe import Stage
 
 _TIMED_STEPS = 3
+_FIRST_RATE = 1e-4  # until the one that suits is found
 
 
 def compile_stage(model: keras.Model, stage: Stage, *, several_labels: bool) -> None:
@@ -33,7 +34,10 @@ def compile_stage(model: keras.Model, stage: Stage, *, several_labels: bool) -> 
 
     Both average by weight, since a batch that XLA compiles may be filled up with pictures of weight 0.
     """
-    options = {"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}}
+    # A solved head is compiled like any other, so that the model can be trained on.
+    name = "adam" if stage.optimizer == "lbfgs" else stage.optimizer
+    rate = _FIRST_RATE if stage.learning_rate == "auto" else stage.learning_rate
+    options = {"class_name": name, "config": {"learning_rate": rate}}
     kind = keras.losses.BinaryCrossentropy if several_labels else keras.losses.CategoricalCrossentropy
     accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
     loss = kind(reduction="mean_with_sample_weight")
@@ -111,7 +115,7 @@ def xla_pays(make: Callable[[bool], Tail], feed: Callable[[bool], Any], *, steps
     known = remembered.get(key)
     if isinstance(known, bool):
         return known
-    before = _values(plain)
+    before = values_of(plain)
     try:
         seconds = _seconds_of_a_step(plain, feed(False))
         if seconds * steps < XLA_TRIED:
@@ -138,7 +142,8 @@ def _seconds_of_a_step(tail: Tail, feed: Any) -> float:
     return min(seconds)
 
 
-def _values(tail: Tail) -> list[tuple[Any, np.ndarray[Any, Any]]]:
+def values_of(tail: Tail) -> list[tuple[Any, np.ndarray[Any, Any]]]:
+    """Everything that a step may move, with its value: weights, statistics, optimizer, metrics."""
     variables = [*tail.variables, *tail.optimizer.variables, *tail.metrics_variables]
     unique = {id(variable): variable for variable in variables}.values()
     return [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable in unique]

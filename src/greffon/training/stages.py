@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import keras
 import numpy as np
@@ -22,6 +22,8 @@ from greffon.training.feed import RowFeed
 from greffon.training.int8 import Agreement, Compared, probabilities
 from greffon.training.mixed import is_wanted, mixed_precision
 from greffon.training.planned import Planned, TrunkWork
+from greffon.training.rate import find_rate
+from greffon.training.solved import SURE_ENOUGH, improvement, picture_losses, solve_head
 from greffon.training.stage_tail import StageTail, can_fill_up, compile_stage, xla_pays
 from greffon.training.watch import StageWatch
 
@@ -52,6 +54,7 @@ class StageResult:
         seconds: of training, without the trunk.
         trunk_macs: multiply-accumulates of the frozen part for one picture.
         xla: whether XLA compiled its steps.
+        more: what else was found: the penalty, the learning rate, whether the stage was kept.
     """
 
     stage: Stage
@@ -63,6 +66,7 @@ class StageResult:
     seconds: float
     trunk_macs: int
     xla: bool
+    more: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For the run's record."""
@@ -75,7 +79,19 @@ class StageResult:
             "proof": self.proof.to_dict(),
             "seconds": round(self.seconds, 2),
             "xla": self.xla,
+            **self.more,
         }
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What solving or training gave: rows of history, the best epoch, the proof where it was taken already."""
+
+    rows: list[dict[str, Any]]
+    best: int
+    proof: FreezeProof | None = None
+    xla: bool = False
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -152,35 +168,86 @@ class Stages:
             if isinstance(plan.source, Activations):
                 self._planned.fill([plan.source])
         self.reporter.stage(stage.name, index + 1, len(self.recipe.stages), table.compact())
-        compile_stage(self.model, stage, several_labels=self.recipe.head.output == "sigmoid")
+        compile_stage(self.model, stage, several_labels=self._several)
         seed = self.recipe.seed + index
         before = fingerprint(self.model)
+        start = time.perf_counter()
+        trained = self._solve(plan, seed) if stage.optimizer == "lbfgs" else self._fine_tune(index, plan, seed)
+        seconds = time.perf_counter() - start
+        proof = examine(self.model, before) if trained.proof is None else trained.proof
+        if not proof.holds:
+            raise CheckFailedError(f"stage {stage.name!r}: the proof of freezing failed: {proof}")
+        self.reporter.note(f"{stage.name}: {proof}")
+        where = plan.cut.where if plan.cut.trunk.nodes else ""
+        trunk_macs = macs(plan.cut.trunk)
+        return StageResult(
+            stage, table, where, trained.rows, trained.best, proof, seconds, trunk_macs, trained.xla, trained.more
+        )
+
+    @property
+    def _several(self) -> bool:
+        return self.recipe.head.output == "sigmoid"
+
+    def _solve(self, plan: StagePlan, seed: int) -> _Trained:
+        """Solve the head; one row of history stands for it."""
+        shown, _ = self._balanced()
+        source = cast("Activations", plan.source)
+        probe, values = solve_head(self.model, source, self.samples, shown, self.recipe, seed=seed)
+        row = {"stage": plan.stage.name, "epoch": 1, "learning_rate": None, **values}
+        self.reporter.epoch(plan.stage.name, 1, 1, values, True)
+        return _Trained([row], 1, more={"penalty": {"C": probe.strength, "held_out_loss": _number(probe.log_loss)}})
+
+    def _fine_tune(self, index: int, plan: StagePlan, seed: int) -> _Trained:
+        """Train by steps; take it back where it does not help and the stage asks for that."""
+        stage, before = plan.stage, fingerprint(self.model)
+        judged = stage.only_if_better and index > 0
+        losses = self._validation_losses(plan) if judged else None
         with mixed_precision(plan.cut.tail, wanted=is_wanted(self.recipe.mixed_precision)):
-            tail, watch, seconds = self._train(plan, seed)
+            tail, watch, rate = self._train(plan, seed)
         self._check_finite(watch)
         # Before the best weights come back: those of the first epoch could be the ones that it began with.
         proof = examine(self.model, before)
-        if not proof.holds:
-            raise CheckFailedError(f"stage {stage.name!r}: the proof of freezing failed: {proof}")
         if stage.keep_best:
             watch.restore_best()
-        self.reporter.note(f"{stage.name}: {proof}")
-        where = plan.cut.where if plan.cut.trunk.nodes else ""
-        return StageResult(
-            stage, table, where, watch.rows, watch.best, proof, seconds, macs(plan.cut.trunk), bool(tail.jit_compile)
-        )
+        more: dict[str, Any] = {} if rate is None else {"chosen_learning_rate": rate}
+        if losses is not None:
+            more |= self._judge(plan, losses, watch, seed)
+        return _Trained(watch.rows, watch.best, proof, bool(tail.jit_compile), more)
 
-    def _train(self, plan: StagePlan, seed: int) -> tuple[StageTail, StageWatch, float]:
-        """The tail that was trained, what watched it, and the seconds that it took."""
+    def _validation_losses(self, plan: StagePlan) -> Array:
+        rows = self.samples.validation
+        answers = probabilities(plan.cut, [plan.source], rows)[0]
+        return picture_losses(answers, self.samples.targets[rows], several_labels=self._several)
+
+    def _judge(self, plan: StagePlan, before: Array, watch: StageWatch, seed: int) -> dict[str, Any]:
+        """Keep what the stage did if it improves the validation loss surely enough; what to write down of it."""
+        after = self._validation_losses(plan)
+        share = improvement(before, after, seed=seed)
+        kept = share >= SURE_ENOUGH
+        losses = f"{before.mean():.4f} to {after.mean():.4f}, better in {share:.0%} of resamples"
+        if kept:
+            self.reporter.note(f"{plan.stage.name}: kept; validation loss {losses}")
+        else:
+            watch.restore_first()
+            self._note(
+                f"stage {plan.stage.name!r} is taken back: validation loss {losses}, {SURE_ENOUGH:.0%} are asked for; "
+                "the model is that of the stage before it"
+            )
+        return {"kept": kept, "better_in_resamples": round(share, 4)}
+
+    def _train(self, plan: StagePlan, seed: int) -> tuple[StageTail, StageWatch, float | None]:
+        """The tail that was trained, what watched it, and the learning rate where it was searched for."""
         tail, feeds = self._tail_and_feeds(plan, seed)
+        rate = find_rate(tail, plan.stage, feeds, seed=seed) if plan.stage.learning_rate == "auto" else None
+        if rate is not None:
+            self.reporter.note(f"{plan.stage.name}: learning rate {rate:g}, the best of a few in two epochs each")
         keras.utils.set_random_seed(seed)
         watch = StageWatch(plan.stage, self.reporter, list(tail.weights))
-        start = time.perf_counter()
         tail.train_on(
             feeds["train"](), validation_data=feeds["validation"](), callbacks=[watch], epochs=plan.stage.epochs,
             verbose=0, steps=None,
         )  # fmt: skip
-        return tail, watch, time.perf_counter() - start
+        return tail, watch, rate
 
     def _tail_and_feeds(self, plan: StagePlan, seed: int) -> tuple[StageTail, dict[str, Any]]:
         """The tail, with XLA or without, and what makes the batches that suit it."""
@@ -236,7 +303,7 @@ class Stages:
         if not watch.best or not stage.keep_best:
             raise InputError(
                 f"stage {stage.name!r}: the loss was not a number in epoch {watch.not_finite}, at learning rate "
-                f"{stage.learning_rate:g}; give a lower --learning-rate"
+                f"{stage.learning_rate}; give a lower --learning-rate"
             )
         self._note(
             f"stage {stage.name!r} stopped in epoch {watch.not_finite}, whose loss was not a number; the weights of "
@@ -262,3 +329,7 @@ class Stages:
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.reporter.warn(text)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)

@@ -10,7 +10,7 @@ from greffon.bundle.write import is_run
 from greffon.errors import InputError, WeightFileError
 from greffon.recipe import nearest
 from greffon.weights.fetch import require_cached
-from greffon.weights.sets import PREPROCESSINGS, WEIGHT_SETS, Preprocessing, usual_preprocessing
+from greffon.weights.sets import PREPROCESSINGS, Preprocessing, find_set, known_sets, usual_preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import keras
 
     from greffon.recipe import Recipe
+
+_DEPTH = 50
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,22 @@ def find_start(weights: str) -> Start:
     Raises:
         InputError: the set's file is not on this machine, or there is no such set, file or run.
     """
-    if weights in WEIGHT_SETS:
+    record = find_set(weights)
+    if record is not None:
+        if record.depth != _DEPTH:
+            raise InputError(
+                f"the weight set {weights!r} is for a ResNet-{record.depth}: a training starts from a ResNet-{_DEPTH}"
+            )
         require_cached(weights)
         return Start(weights)
     path = Path(weights).expanduser()
     if is_run(path):
         return Start(str(path / "model.keras"), run=path)
     if not path.exists():
+        names = list(known_sets())
         raise InputError(
-            f"weights must be one of {', '.join(WEIGHT_SETS)}, a weight file or a run; {weights!r} is none of them"
-            f"{nearest(weights, WEIGHT_SETS)}"
+            f"weights must be one of {', '.join(names)}, a weight file or a run; {weights!r} is none of them"
+            f"{nearest(weights, names)}"
         )
     _look_into(path)
     return Start(str(path))
@@ -83,7 +91,7 @@ def build_model(
 
     side = recipe.image_size
     told: list[str] = []
-    backbone = build_resnet(50, start.weights, input_shape=(side, side, 3), tell=told.append)
+    backbone = build_resnet(_DEPTH, start.weights, input_shape=(side, side, 3), tell=told.append)
     restored = backbone.greffon_weights
     # Of a run, what becomes of its head is said below.
     notes = [] if start.run else [*told, *(f"weights: {note}" for note in restored.notes)]

@@ -37,6 +37,7 @@ class StageWatch(keras.callbacks.Callback):
         self._lowest = math.inf
         self._variables = variables
         self._kept: list[np.ndarray[Any, Any]] = []
+        self._first = [_value(variable) for variable in variables] if stage.only_if_better else []
 
     @property
     def epochs(self) -> int:
@@ -59,7 +60,7 @@ class StageWatch(keras.callbacks.Callback):
         if better:
             self._lowest, self.best = loss, number
             if self.stage.keep_best:
-                self._kept = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
+                self._kept = [_value(variable) for variable in self._variables]
         self.reporter.epoch(self.stage.name, number, self.stage.epochs, values, better)
         if not (math.isfinite(loss) and math.isfinite(values["loss"])):
             self.not_finite = number
@@ -71,3 +72,12 @@ class StageWatch(keras.callbacks.Callback):
         """Put the weights of the best epoch back, where they were kept."""
         for variable, value in zip(self._variables, self._kept, strict=False):
             variable.assign(value)
+
+    def restore_first(self) -> None:
+        """Put the weights back that the stage began with; kept where it may be taken back."""
+        for variable, value in zip(self._variables, self._first, strict=False):
+            variable.assign(value)
+
+
+def _value(variable: Any) -> np.ndarray[Any, Any]:
+    return np.array(keras.ops.convert_to_numpy(variable))

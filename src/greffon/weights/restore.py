@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 from greffon.errors import InputError, WeightFileError
 from greffon.recipe import nearest
 from greffon.say import say
-from greffon.weights.cache import difference, digests
-from greffon.weights.fetch import obtain
+from greffon.weights.cache import digests
+from greffon.weights.fetch import obtain, recognise
 from greffon.weights.identify import identify, unfold_preprocessing, variant_of
 from greffon.weights.match import Match, match
 from greffon.weights.naming import to_keras
 from greffon.weights.read import WeightArrays, opened
 from greffon.weights.sets import (
-    WEIGHT_SETS,
     Preprocessing,
     Restored,
     Variant,
     WeightSet,
     check_variant,
-    weight_set,
+    find_set,
+    known_sets,
 )
 
 if TYPE_CHECKING:
@@ -130,16 +130,16 @@ def find_weights(
     asked = check_variant(variant) if variant is not None else None
     if weights is None or weights == "none":
         return FoundWeights("none", asked or "v1")
-    if isinstance(weights, str) and weights in WEIGHT_SETS:
-        record = weight_set(weights)
+    record = find_set(weights) if isinstance(weights, str) else None
+    if record is not None:
         _check_set(record, depth=depth, variant=asked, include_top=include_top, classes=classes)
         file = obtain(record, include_top=include_top)
         read = _read(file.path, record)
         return replace(read, name=record.name, sha256=file.sha256, notes=(*read.notes, *file.notes), told=False)
     path = _existing(weights)
     found = digests(path)
-    known = [it for it in WEIGHT_SETS.values() for file in it.files if difference(file, found) is None]
-    if not known:
+    known = recognise(found)
+    if known is None:
         return replace(_read(path, None, asked), sha256=found.sha256)
     record = known[0]
     if asked not in {None, record.variant}:
@@ -155,7 +155,8 @@ def _read(path: Path, record: WeightSet | None, asked: Variant | None = None) ->
         try:
             identity = identify(contents)
             identity = replace(identity, variant=record.variant) if record else identity.for_variant(asked)
-            preprocessing, said = (record.preprocessing, ()) if record else unfold_preprocessing(contents)
+            preprocessing, said = unfold_preprocessing(contents)  # in a set of the user's own, too
+            preprocessing = record.preprocessing if record else preprocessing
             translated = to_keras(contents, identity)
             variant = identity.variant or asked or variant_of(translated)[1]
             weights = translated.load()
@@ -176,9 +177,10 @@ def _existing(weights: str | Path) -> Path:
     path = Path(weights).expanduser()
     if path.exists() or path.with_name(f"{path.name}.index").is_file():  # of a checkpoint, users give the prefix
         return path
+    names = list(known_sets())
     raise InputError(
-        f"weights must be one of {', '.join(WEIGHT_SETS)}, a file or folder, or None; {str(weights)!r} is neither"
-        f"{nearest(str(weights), WEIGHT_SETS)}"
+        f"weights must be one of {', '.join(names)}, a file or folder, or None; {str(weights)!r} is neither"
+        f"{nearest(str(weights), names)}"
     )
 
 

@@ -1,0 +1,147 @@
+"""The solved head in a training, the learning rate that is looked for, and the stage that has to prove itself."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import greffon
+from greffon.errors import InputError
+from greffon.evaluation.probe import solve
+from greffon.training import solved
+from greffon.training.progress import Reporter
+from greffon.training.solved import improvement, picture_losses
+
+PROBE = greffon.Stage(name="probe", optimizer="lbfgs")
+RECIPE = greffon.Recipe(weights="thin", image_size=64, stages=(PROBE,), validation=0.25)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes of coarse and fine texture, hard enough that no head is sure."""
+    folder = tmp_path_factory.mktemp("textures")
+    random = np.random.default_rng(0)
+    for cells in (5, 6, 7):
+        (folder / f"cells {cells}").mkdir()
+        for number in range(16):
+            grid = random.integers(0, 255, (cells, cells, 3), dtype=np.uint8)
+            Image.fromarray(grid).resize((64, 64), Image.Resampling.BICUBIC).save(
+                folder / f"cells {cells}" / f"{number:02}.png"
+            )
+    return folder
+
+
+def _train(pictures, out, recipe):
+    return greffon.train(pictures, out=out, recipe=recipe, reporter=Reporter())
+
+
+def _record(run):
+    return json.loads((run.path / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def probe_run(pictures, tmp_path_factory):
+    return _train(pictures, tmp_path_factory.mktemp("runs") / "probe", RECIPE)
+
+
+def test_the_models_dense_layer_is_the_solution(probe_run, pictures):
+    import keras
+
+    model = keras.models.load_model(probe_run.path / "model.keras")
+    features = keras.Model(model.input, model.get_layer("head_pool").output)
+    split = pl.read_parquet(probe_run.path / "split.parquet")
+    sides = {}
+    for side in ("train", "val"):
+        rows = split.filter(pl.col("split") == side)
+        pixels = np.stack([np.asarray(Image.open(pictures / path)) for path in rows["path"]])
+        names = sorted(set(split["label"]))
+        targets = np.eye(3)[[names.index(label) for label in rows["label"]]]
+        sides[side] = np.asarray(features(pixels.astype(np.float32))), targets, pixels
+    strength = _record(probe_run)["stages"][0]["penalty"]["C"]
+    # Features are kept in float16, so the solutions agree to that.
+    expected = solve(*sides["train"][:2], strengths=[strength])
+    got = np.asarray(model(sides["val"][2].astype(np.float32)))
+    np.testing.assert_allclose(got, expected.probabilities(sides["val"][0]), atol=5e-3)
+    layer = model.get_layer("head_output")
+    kernel, bias = (np.asarray(weight) for weight in layer.get_weights())
+    logits = sides["val"][0] @ kernel + bias
+    exact = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(got, exact / exact.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_the_penalty_is_written_down(probe_run):
+    stage = _record(probe_run)["stages"][0]
+    assert stage["penalty"]["C"] > 0
+    assert stage["penalty"]["held_out_loss"] > 0
+    assert stage["epochs"] == 1
+    history = pl.read_csv(probe_run.path / "history.csv") if (probe_run.path / "history.csv").exists() else None
+    assert history is None or len(history) == 1
+
+
+def test_two_runs_give_the_same_bits(probe_run, pictures, tmp_path):
+    again = _train(pictures, tmp_path / "again", RECIPE)
+    assert _record(again)["weights_sha256"] == _record(probe_run)["weights_sha256"]
+
+
+def test_a_learning_rate_is_looked_for_and_a_stage_judged(pictures, tmp_path):
+    fine = greffon.Stage(
+        name="block", unfreeze="conv5_block3", learning_rate="auto", epochs=3, only_if_better=True, batch_size=16
+    )
+    run = _train(pictures, tmp_path / "run", RECIPE.replace(stages=(PROBE, fine)))
+    stage = _record(run)["stages"][1]
+    assert stage["chosen_learning_rate"] in {3e-5, 1e-4, 3e-4}
+    assert stage["kept"] == (stage["better_in_resamples"] >= 0.8)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_stage_that_does_not_help_is_taken_back(probe_run, pictures, tmp_path, monkeypatch, share):
+    monkeypatch.setattr("greffon.training.stages.improvement", lambda *_, **__: share)
+    fine = greffon.Stage(name="block", unfreeze="conv5_block3", epochs=1, only_if_better=True)
+    run = _train(pictures, tmp_path / "run", RECIPE.replace(stages=(PROBE, fine)))
+    same = _record(run)["weights_sha256"] == _record(probe_run)["weights_sha256"]
+    assert same == (share < solved.SURE_ENOUGH)
+    assert any("is taken back" in note for note in run.summary["notes"]) == same
+
+
+def test_improvement_is_a_share_of_resamples():
+    random = np.random.default_rng(0)
+    before = random.uniform(0, 2, 100)
+    assert improvement(before, before - 0.1, seed=0) == 1.0
+    assert improvement(before, before + 0.1, seed=0) == 0.0
+    mixed = improvement(before, before + random.normal(size=100) * 0.5, seed=0)
+    assert 0.02 < mixed < 0.98
+    assert improvement(before, before - 0.1, seed=1) == 1.0
+
+
+def test_losses_are_those_of_keras():
+    import keras
+
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(4), 20).astype(np.float32)
+    targets = np.eye(4, dtype=np.float32)[random.integers(0, 4, 20)]
+    for several, loss in ((False, keras.losses.CategoricalCrossentropy), (True, keras.losses.BinaryCrossentropy)):
+        expected = np.asarray(loss(reduction="none")(targets, probabilities))
+        np.testing.assert_allclose(picture_losses(probabilities, targets, several_labels=several), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stages": (PROBE.replace(unfreeze="conv5"),)},
+        {"stages": (PROBE,), "head": greffon.Head(hidden=8)},
+    ],
+)
+def test_what_cannot_be_solved_is_refused(options):
+    with pytest.raises(InputError, match="solves a linear head on fixed features"):
+        greffon.Recipe(**options)
+
+
+def test_many_trainings_take_stages_that_are_trained_by_steps():
+    import keras
+
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    x, y = np.zeros((4, 4, 4, 3)), np.eye(2)[[0, 1, 0, 1]]
+    with pytest.raises(InputError, match="must be trained by steps"):
+        greffon.fit_many(model, [PROBE], x, y, validation_data=(x, y), verbose=0)
