@@ -35,7 +35,16 @@ def evaluated(monkeypatch):
 def test_the_measures_are_shown_and_progress_is_not_among_them(evaluated, capsys):
     assert main(["evaluate", "run", "photos"]) == 0
     assert (evaluated.run, evaluated.data) == ("run", "photos")
-    assert evaluated.options == {"out": None, "side": "auto", "allow_missing": False}
+    assert evaluated.options == {
+        "columns": None,
+        "out": None,
+        "side": "auto",
+        "allow_missing": False,
+        "folds": None,
+        "baselines": None,
+        "min_confidence": None,
+        "max_error": None,
+    }
     out, err = capsys.readouterr()
     assert out == "accuracy 0.750 [x]\n"
     assert err.startswith("evaluate  1 ")
@@ -46,6 +55,15 @@ def test_options_are_passed_on(evaluated):
     assert main(["evaluate", "run", "photos", *words]) == 0
     options = evaluated.options
     assert (options["side"], options["allow_missing"], str(options["out"])) == ("val", True, "table.parquet")
+
+
+def test_options_of_what_stands_beside_the_numbers_are_passed_on(evaluated):
+    assert main(["evaluate", "run", "photos", "--folds", "5", "--no-baselines", "--min-confidence", "0.9"]) == 0
+    options = evaluated.options
+    assert (options["folds"], options["baselines"], options["min_confidence"]) == (5, False, 0.9)
+    assert main(["evaluate", "run", "photos", "--baselines", "--max-error", "0.02"]) == 0
+    options = evaluated.options
+    assert (options["baselines"], options["min_confidence"], options["max_error"]) == (True, None, 0.02)
 
 
 def test_json(evaluated, capsys):

@@ -1,13 +1,30 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from greffon.cli import main
+from greffon.evaluation.table import prediction_table
 
 predict = pytest.importorskip("greffon.bundle.predict")
 Prediction = predict.Prediction
+
+
+class Bundle:
+    """A run that was right on all but one of 400 validation pictures, and wrong where it was least sure."""
+
+    several_labels = False
+    manifest = SimpleNamespace(files={})
+
+    @property
+    def table(self):
+        sure = np.linspace(0.5, 1.0, 400)
+        labels = ["dog [x]", *["cat"] * 399]
+        paths = [f"{n}.jpg" for n in range(400)]
+        return prediction_table(paths, [None] * 400, labels, np.stack([sure, 1 - sure], axis=1), ["cat", "dog [x]"])
 
 
 class Predictor:
@@ -16,6 +33,7 @@ class Predictor:
     def __init__(self, notes=()) -> None:
         self.notes = list(notes)
         self.asked = None
+        self.bundle = Bundle()
 
     def stream(self, sources, *, top):
         self.asked = (sources, top)
@@ -59,7 +77,7 @@ def test_long_names_are_whole_in_a_pipe(predictor, capsys, tmp_path):
 
 def test_json(predictor, capsys):
     predictor.notes = ["trained on other pictures"]
-    assert main(["predict", "run", "a.jpg", "broken.jpg", "--json"]) == 0
+    assert main(["predict", "run", "a.jpg", "broken.jpg", "--json"]) == 3
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found["run"] == "run"
@@ -71,8 +89,8 @@ def test_json(predictor, capsys):
     assert "trained on other pictures" in err
 
 
-def test_what_cannot_be_read_is_listed_and_the_rest_named(predictor, capsys):
-    assert main(["predict", "run", "a.jpg", "broken.jpg"]) == 0
+def test_what_cannot_be_read_is_listed_and_the_rest_named_with_exit_3(predictor, capsys):
+    assert main(["predict", "run", "a.jpg", "broken.jpg"]) == 3
     out, err = capsys.readouterr()
     assert "broken" not in out
     assert err == "warning: cannot be read: broken.jpg: the file is cut off\n"
@@ -108,9 +126,64 @@ def test_several_labels_and_none(predictor, capsys, monkeypatch):
     assert "none of them" in out
 
 
+ANSWERS = [
+    Prediction("a.jpg", "cat", 0.95, {"cat": 0.95, "dog [x]": 0.05}, ("cat",)),
+    Prediction("b.jpg", "cat", 0.6, {"cat": 0.6, "dog [x]": 0.4}, ("cat",)),
+]
+
+
+def test_below_the_wanted_confidence_it_is_not_sure(predictor, capsys, monkeypatch):
+    monkeypatch.setattr(predictor, "stream", lambda sources, top: iter(ANSWERS), raising=False)
+    words = ["predict", "run", "a.jpg", "b.jpg", "--top", "1", "--min-confidence", "0.8"]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    first, second = out.splitlines()[-2:]
+    assert first.split() == ["a.jpg", "cat", "cat", "0.950"]
+    assert second.split() == ["b.jpg", "not", "sure", "cat", "0.600"]
+    assert "On the validation pictures, with a confidence of at least 0.800: 40.0% of the pictures" in err
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["sure"] for one in found["predictions"]] == [True, False]
+    assert found["predictions"][1]["scores"] == {"cat": 0.6}
+    assert found["answered"] == 1
+    assert found["sure_from"]["min_confidence"] == 0.8
+    assert found["sure_from"]["coverage"] == 0.4
+
+
+def test_a_wanted_error_becomes_a_confidence(predictor, capsys, monkeypatch):
+    monkeypatch.setattr(predictor, "stream", lambda sources, top: iter(ANSWERS), raising=False)
+    assert main(["predict", "run", "a.jpg", "b.jpg", "--max-error", "0.02", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0.5 <= found["sure_from"]["min_confidence"] < 0.6
+    assert found["sure_from"]["bound"] <= 0.02
+    assert [one["sure"] for one in found["predictions"]] == [True, True]
+
+
+def test_several_labels_are_as_sure_as_the_least_sure(predictor, capsys, monkeypatch):
+    answers = [
+        Prediction("a.jpg", "cat", 0.9, {"cat": 0.9, "dog [x]": 0.45}, ("cat",)),
+        Prediction("b.jpg", "cat", 0.1, {"cat": 0.1, "dog [x]": 0.1}, ()),
+    ]
+    monkeypatch.setattr(predictor.bundle, "several_labels", True, raising=False)
+    monkeypatch.setattr(predictor, "stream", lambda sources, top: iter(answers), raising=False)
+    assert main(["predict", "run", "a.jpg", "b.jpg", "--min-confidence", "0.8"]) == 0
+    out = capsys.readouterr().out
+    assert "not sure" in out.splitlines()[-2]
+    assert "none of them" in out.splitlines()[-1]
+
+
+def test_the_exit_code_is_in_the_help(capsys):
+    assert main(["predict", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "the others named, and the exit code is 3" in out
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["predict", "run", "a.jpg", "--min-confidence", "80"], "min_confidence must be in 0..1"),
+        (["predict", "run", "a.jpg", "--max-error", "0.001"], "it takes at least 2,995 pictures"),
+        (["predict", "run", "a.jpg", "--max-error", "0.1", "--min-confidence", "0.8"], "give one of them"),
         (["predict", "run", "a.jpg", "--top", "0"], "--top must be at least 1"),
         (["predict", "run", "a.jpg", "absent.jpg"], "there is no such file or folder:\nabsent.jpg"),
         (["predict", "run"], "greffon predict needs FILES"),

@@ -3,11 +3,13 @@
 # Annotations are evaluated here: Cyclopts makes the command line of them.
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from greffon.cli.evaluate import MaxError, MinConfidence
 from greffon.cli.output import Json, plain_table, print_json, reporter, show
 from greffon.errors import DataError, InputError
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from greffon.bundle.predict import Prediction, Predictor
+    from greffon.evaluation.abstain import Selected
 
 _MANY = 32  # files from which on progress is shown; a folder always is many
 _LISTED = 20  # pictures in an error message
@@ -22,16 +25,27 @@ _LISTED = 20  # pictures in an error message
 
 def predict(
     run: Annotated[Path, Parameter(help="the folder that greffon train wrote")],
-    files: Annotated[tuple[Path, ...], Parameter(help="pictures, and folders of pictures")],
+    files: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="pictures, and folders of pictures; those that cannot be read are listed, the others named, and the "
+            "exit code is 3"
+        ),
+    ],
     /,
     *,
     top: Annotated[int, Parameter(help="how many classes to name")] = 3,
+    min_confidence: MinConfidence = None,
+    max_error: MaxError = None,
     json: Json = False,
-) -> None:
+) -> int:
     """Name what is in pictures.
 
     Pictures that cannot be read are listed on standard error (with --json: among the predictions, with an `error`);
-    the others are named. The exit code is 3 only where none could be read.
+    the others are named all the same. With --min-confidence or --max-error those that the run is not sure of are
+    called "not sure" (with --json: `sure` is false).
+
+    Exit code: 0 where every picture could be read, sure or not; 3 where at least one could not.
 
     Example: greffon predict runs/first holiday/ cat.jpg --top 1
     """
@@ -43,7 +57,8 @@ def predict(
     from greffon.bundle.predict import load
 
     predictor = load(run)
-    found = _predicted(predictor, files, top)
+    sure = _Sure.of(predictor, min_confidence, max_error)
+    found = _predicted(predictor, files, top if sure is None else None)
     progress = reporter(to_stderr=True)
     unreadable = [f"{one.path}: {one.error}" for one in found if one.error is not None]
     if len(unreadable) == len(found):
@@ -51,15 +66,40 @@ def predict(
     for note in predictor.notes:
         progress.warn(note)
     if json:
-        predictions = [one.to_dict() for one in found]
-        print_json({"run": run, "predictions": predictions, "unreadable": len(unreadable), "notes": predictor.notes})
-        return
-    show(_table([one for one in found if one.error is None]))
-    for line in unreadable:
-        progress.warn(f"cannot be read: {line}")
+        print_json({"run": run, **_values(found, sure, top), "unreadable": len(unreadable), "notes": predictor.notes})
+    else:
+        show(_table([one for one in found if one.error is None], sure, top))
+        for line in unreadable:
+            progress.warn(f"cannot be read: {line}")
+        if sure is not None:
+            progress.note(f"On the validation pictures, {sure.found}")
+    return DataError.exit_code if unreadable else 0
 
 
-def _predicted(predictor: "Predictor", files: tuple[Path, ...], top: int) -> "list[Prediction]":
+@dataclass(frozen=True)
+class _Sure:
+    """From which confidence on pictures are answered, and what counts as confidence."""
+
+    found: "Selected"
+    several_labels: bool
+
+    @classmethod
+    def of(cls, predictor: "Predictor", min_confidence: float | None, max_error: float | None) -> "_Sure | None":
+        if min_confidence is None and max_error is None:
+            return None
+        from greffon.evaluation.answers import wanted_confidence
+
+        found = wanted_confidence(predictor.bundle, min_confidence=min_confidence, max_error=max_error)
+        return None if found is None else cls(found, predictor.bundle.several_labels)
+
+    def answers(self, one: "Prediction") -> bool:
+        """Whether a picture that could be read is answered."""
+        scores = one.scores.values()
+        confidence = min(max(score, 1 - score) for score in scores) if self.several_labels else max(scores)
+        return confidence >= self.found.min_confidence
+
+
+def _predicted(predictor: "Predictor", files: tuple[Path, ...], top: int | None) -> "list[Prediction]":
     found = []
     with ExitStack() as stack:
         advance = None
@@ -72,14 +112,29 @@ def _predicted(predictor: "Predictor", files: tuple[Path, ...], top: int) -> "li
     return found
 
 
-def _table(found: "list[Prediction]") -> "Table":
+def _table(found: "list[Prediction]", sure: "_Sure | None", top: int) -> "Table":
     from rich.text import Text
 
     table = plain_table("picture", "is", "probabilities")
     for one in found:
-        scores = ", ".join(f"{label} {score:.3f}" for label, score in one.scores.items())
-        table.add_row(Text(str(one.path)), Text(", ".join(one.labels) or "none of them"), Text(scores))
+        scores = ", ".join(f"{label} {score:.3f}" for label, score in list(one.scores.items())[:top])
+        answer = ", ".join(one.labels) or "none of them"
+        if sure is not None and not sure.answers(one):
+            answer = "not sure"
+        table.add_row(Text(str(one.path)), Text(answer), Text(scores))
     return table
+
+
+def _values(found: "list[Prediction]", sure: "_Sure | None", top: int) -> dict[str, Any]:
+    """The predictions as plain values; where answers have to be sure, whether each is, and how many are."""
+    predictions = [one.to_dict() for one in found]
+    if sure is None:
+        return {"predictions": predictions}
+    for one, values in zip(found, predictions, strict=True):
+        values["scores"] = dict(list(one.scores.items())[:top])
+        values["sure"] = None if one.error is not None else sure.answers(one)
+    answered = sum(values["sure"] is True for values in predictions)
+    return {"predictions": predictions, "answered": answered, "sure_from": sure.found.to_dict()}
 
 
 def _shortened(lines: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_LEAST_COVERAGE = 0.2  # a model that answers fewer is of no use, and trying fewer first would cost certainty
 _STEPS = 25  # shares of the pictures at which a wanted error is tried
 
 
@@ -113,9 +114,7 @@ def confidence_for(answers: Answers, max_error: float) -> Selected:
             answers are wrong more often.
     """
     checked_share("max_error", max_error)
-    fewest = (
-        math.inf if not max_error else math.ceil(math.log(1 - LEVEL) / math.log1p(-max_error)) if max_error < 1 else 1
-    )
+    fewest = _fewest(max_error)
     count = len(answers.has)
     if count < fewest:
         needed = "no number of pictures shows that" if fewest == math.inf else f"it takes at least {fewest:,} pictures"
@@ -171,10 +170,22 @@ def checked_share(name: str, value: float) -> None:
         raise InputError(f"{name} must be in 0..1, got {value!r}{hint}")
 
 
+def _fewest(max_error: float) -> float:
+    """Pictures from which on an error of at most this can be shown, if all of them are named right."""
+    if max_error in (0.0, 1.0):
+        return 1 if max_error else math.inf
+    return math.ceil(math.log(1 - LEVEL) / math.log1p(-max_error))
+
+
 def _shares(count: int, fewest: int, max_error: float) -> list[int]:
-    """How many of the surest pictures are tried, in order; the first may hold one mistake where there are enough."""
+    """How many of the surest pictures are tried, in order.
+
+    The first is a fifth of them, or as many as may hold one mistake where that is more: of few pictures a single
+    mistake would end it.
+    """
     one_wrong = fewest
     while one_wrong < count and upper_bound(1, one_wrong) > max_error:
         one_wrong = min(count, math.ceil(one_wrong * 1.1))
     first = one_wrong if upper_bound(1, one_wrong) <= max_error else fewest
+    first = max(first, math.ceil(count * _LEAST_COVERAGE))
     return sorted({*np.linspace(first, count, _STEPS).round().astype(int).tolist()})

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.errors import DataError, InputError
-from greffon.evaluation.measures import Measures, measured, share
+from greffon.evaluation.measures import measured
 from greffon.evaluation.probe import solve
+from greffon.evaluation.result import share
 from greffon.evaluation.scores import Answers
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from greffon.evaluation.measures import Measures
     from greffon.evaluation.probe import Probe
 
     Array = np.ndarray[Any, Any]

@@ -159,7 +159,7 @@ def calibrate(
         >>> from greffon.evaluation.calibration import calibrate
         >>> random = np.random.default_rng(0)
         >>> targets = np.eye(2)[random.integers(0, 2, 400)]
-        >>> logits = 2 * targets + random.normal(size=(400, 2))  # as sure as it should be
+        >>> logits = targets + random.normal(size=(400, 2))  # as sure as it should be
         >>> sure = np.exp(3 * logits) / np.exp(3 * logits).sum(axis=1, keepdims=True)  # three times as sure
         >>> 2 < calibrate(sure, targets).temperature < 4
         True

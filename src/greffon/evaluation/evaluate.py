@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import html
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
 import polars as pl
 
 from greffon.errors import DataError, InputError
-from greffon.evaluation.measures import Measures, measure
+from greffon.evaluation.abstain import risk_coverage, selected
+from greffon.evaluation.answers import calibration_of, name_pictures, wanted_confidence
+from greffon.evaluation.beside import MOST_UNASKED, Pictures, baselines_beside, folds_beside
+from greffon.evaluation.evaluated import Evaluation
+from greffon.evaluation.measures import answers_of, measure
 from greffon.evaluation.table import prediction_table, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from rich.console import Group
+    import numpy as np
 
     from greffon.bundle.predict import Predictor
+    from greffon.evaluation.abstain import Selected
     from greffon.pictures.catalog import Catalog
     from greffon.pictures.sources.columns import Columns
+
+__all__ = ["KNOWN", "Bars", "Evaluation", "Side", "evaluate"]
 
 Side = Literal["auto", "train", "val", "test", "all"]
 
@@ -43,63 +47,7 @@ class Bars(Protocol):
         """Count work that takes a while; gives a function to call with how many more are done."""
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """How good a run is on labelled pictures.
-
-    Attributes:
-        measures: of the pictures that the run does not know; of all where it knows them all.
-        is_test: whether `measures` say how good the run is on new pictures; False where it knows them all.
-        known: measures of the pictures that it knows, by the side of its own split: `train`, `val`.
-        table: one row per picture, known ones included, as `greffon.evaluation.table` describes it; the last column,
-            `known`, is `train` or `val` where the run was trained on the picture or chose its best epoch by it.
-        side: which pictures of the folder were taken: `train`, `val`, `test` or `all`.
-        unreadable: pictures that were left out, and why: (path, reason).
-        notes: what the user should know, one sentence each.
-    """
-
-    measures: Measures
-    is_test: bool
-    known: dict[str, Measures]
-    table: pl.DataFrame
-    side: str
-    unreadable: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it but the table as plain values, ready for JSON."""
-        return {
-            **self.measures.to_dict(),
-            "is_test": self.is_test,
-            "side": self.side,
-            "known": {name: measures.to_dict() for name, measures in self.known.items()},
-            "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
-            "notes": list(self.notes),
-        }
-
-    def __str__(self) -> str:
-        return "\n".join([*self._above(), str(self.measures), *self.notes])
-
-    def __rich__(self) -> Group:
-        from rich.console import Group
-        from rich.text import Text
-
-        above = (Text(line, style="bold red") for line in self._above())
-        return Group(*above, self.measures.__rich__(), *map(Text, self.notes))
-
-    def _repr_html_(self) -> str:
-        above = "".join(f"<p><b>{line}</b></p>" for line in self._above())
-        below = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f"{above}{self.measures._repr_html_()}{below}"
-
-    def _above(self) -> list[str]:
-        return [] if self.is_test else [_NO_TEST]
-
-
-_NO_TEST = "This is no test: the run knows all of these pictures, so the numbers say nothing about new ones."
-
-
-def evaluate(
+def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
     run: str | Path | Predictor,
     data: Any,
     *,
@@ -107,12 +55,17 @@ def evaluate(
     out: str | Path | None = None,
     side: Side = "auto",
     allow_missing: bool = False,
+    folds: int | None = None,
+    baselines: bool | None = None,
+    min_confidence: float | None = None,
+    max_error: float | None = None,
     progress: Bars | None = None,
 ) -> Evaluation:
     """Let a run name labelled pictures, and measure its answers.
 
     Classes are matched by the names of their folders, whatever their order. Pictures that cannot be read are listed
     and left out. Pictures whose content the run was trained on, or chose its best epoch by, are measured apart.
+    Probabilities are those that `predict` gives: calibrated, where the run holds a calibration.
 
     Args:
         run: a run's folder, or what `greffon.load` gave.
@@ -122,14 +75,23 @@ def evaluate(
         out: a .parquet file to write the table into; None: it is not written.
         side: which of train/, val/ and test/; `auto`: test/ if it is there, else val/, else all pictures.
         allow_missing: whether classes of the model may have no folder.
+        folds: at least 2: deal all pictures into so many folds, three times over, and measure a head that is solved on
+            the features of the run's network; None: do not.
+        baselines: None: the largest class always, nearest neighbour and solved head where up to 2,000 pictures that
+            the run was trained on are among those evaluated; True: also where they are on another side of the data, or
+            more; False: none.
+        min_confidence: measure what answering only from this confidence on means, 0..1.
+        max_error: or from the confidence on that keeps the share of wrong answers below this, as the run's validation
+            pictures show.
         progress: shows how far it is.
 
     Returns:
         Measures, table and notes; prints as a small table.
 
     Raises:
-        InputError: it is no run, there is no such folder or side, or the file cannot be written.
-        DataError: the folders are not the model's classes, or no picture can be read.
+        InputError: it is no run, there is no such folder or side, the file cannot be written, an option is out of its
+            range, or the validation pictures are too few to promise `max_error`.
+        DataError: the folders are not the model's classes, no picture can be read, or a class has too few for folds.
 
     Example:
         >>> from greffon.evaluation.evaluate import evaluate
@@ -138,13 +100,33 @@ def evaluate(
         (0.925, True)
     """
     target = None if out is None else _checked_out(Path(out))
+    if folds is not None and folds < 2:
+        raise InputError(f"folds must be at least 2, got {folds}")
     predictor = _opened(run)
+    sure = wanted_confidence(predictor.bundle, min_confidence=min_confidence, max_error=max_error)
     catalog, rows, chosen = _labelled(predictor, data, columns, side, allow_missing=allow_missing, progress=progress)
-    table, unreadable = _predicted(predictor, catalog, rows, progress)
-    table = table.with_columns(known=_known(predictor, table["hash"]))
+    known = _known(predictor, rows["hash"])
+    features = folds is not None or baselines is True or (baselines is None and _can_compare(known))
+    pictures, probabilities, unreadable = _named(predictor, catalog, rows, features, progress)
+    notes = [*predictor.notes, *_notes(catalog, chosen)]
+    beside: dict[str, Any] = {}
+    if baselines is not False:
+        learned = _learned(predictor, catalog, rows, progress) if baselines else None
+        beside["baselines"], more = baselines_beside(predictor.bundle, pictures, learned, asked=bool(baselines))
+        notes += more
+    if folds is not None:
+        if pictures.features is None:
+            raise InputError("folds need a run whose network pools its features to one row per picture; this has none")
+        with _bar(progress, "folds", None) as advance:
+            beside["folds"], more = folds_beside(predictor.bundle, pictures, folds, advance=advance)
+        notes += more
+    table = _table(predictor, catalog, pictures, probabilities)
     if target is not None:
         write_table(table, target)
-    return _evaluation(table, chosen, unreadable, [*predictor.notes, *_notes(catalog, chosen)])
+    calibration = calibration_of(predictor.bundle)
+    if calibration.temperature != 1.0:
+        notes.append(f"Probabilities are calibrated: {calibration}")
+    return _evaluation(table, chosen, unreadable, notes, sure=sure, beside=beside)
 
 
 def _opened(run: str | Path | Predictor) -> Predictor:
@@ -191,26 +173,48 @@ def _labelled(
     return catalog, rows, chosen
 
 
-def _predicted(
-    predictor: Predictor, catalog: Catalog, rows: pl.DataFrame, progress: Bars | None
-) -> tuple[pl.DataFrame, tuple[tuple[str, str], ...]]:
-    """The table of those that can be read, and the others: what the scan found, and what went bad since."""
+def _named(
+    predictor: Predictor, catalog: Catalog, rows: pl.DataFrame, features: bool, progress: Bars | None
+) -> tuple[Pictures, np.ndarray, tuple[tuple[str, str], ...]]:
+    """Those that can be read with their probabilities, and the others: what the scan found, and what went bad since."""
     files = catalog.locators(rows)
     with _bar(progress, "evaluate", len(files)) as advance:
-        probabilities, errors = predictor.probabilities(files, advance=advance)
-    readable = np.array([error is None for error in errors])
+        named = name_pictures(predictor, files, features=features, advance=advance)
+    readable = pl.Series([error is None for error in named.errors])
     sides = rows["split"].unique().to_list()
     unreadable = list(catalog.quarantined.filter(pl.col("split").is_in(sides)).select("path", "reason").iter_rows())
-    unreadable += [(path, error) for path, error in zip(rows["path"], errors, strict=True) if error is not None]
+    unreadable += [(path, error) for path, error in zip(rows["path"], named.errors, strict=True) if error is not None]
     if not readable.any():
-        raise DataError(f"none of {len(files)} pictures can be read any more: {errors[0]}")
-    rows, several = rows.filter(readable), predictor.bundle.several_labels
+        raise DataError(f"none of {len(files)} pictures can be read any more: {named.errors[0]}")
+    pictures = Pictures(rows, catalog.targets(rows), _known(predictor, rows["hash"]), named.features)
+    return pictures.where(readable), named.probabilities[readable.to_numpy()], tuple(unreadable)
+
+
+def _learned(predictor: Predictor, catalog: Catalog, rows: pl.DataFrame, progress: Bars | None) -> Pictures | None:
+    """Pictures of the data that the run was trained on and that are not among those evaluated, with their features."""
+    more = catalog.ok.filter(~pl.col("hash").is_in(rows["hash"].to_list())).unique("hash", maintain_order=True)
+    more = more.filter(_known(predictor, more["hash"]) == "train")
+    if not len(more):
+        return None
+    files = catalog.locators(more)
+    with _bar(progress, "baselines", len(files)) as advance:
+        named = name_pictures(predictor, files, features=True, advance=advance)
+    pictures = Pictures(more, catalog.targets(more), _known(predictor, more["hash"]), named.features)
+    return pictures.where(pl.Series([error is None for error in named.errors]))
+
+
+def _can_compare(known: pl.Series) -> bool:
+    """Whether there are pictures that the run was trained on, not too many, and others."""
+    learned = int((known == "train").sum())
+    return 0 < learned < len(known) and learned <= MOST_UNASKED
+
+
+def _table(predictor: Predictor, catalog: Catalog, pictures: Pictures, probabilities: np.ndarray) -> pl.DataFrame:
+    rows, several = pictures.rows, predictor.bundle.several_labels
     labels: list[Any] = catalog.labels_of(rows) if several else rows["label"].to_list()
     paths, hashes = rows["path"].to_list(), rows["hash"].to_list()
-    table = prediction_table(
-        paths, hashes, labels, probabilities[readable], predictor.class_names, several_labels=several
-    )
-    return table, tuple(unreadable)
+    table = prediction_table(paths, hashes, labels, probabilities, predictor.class_names, several_labels=several)
+    return table.with_columns(known=_known(predictor, table["hash"]))
 
 
 def _known(predictor: Predictor, hashes: pl.Series) -> pl.Series:
@@ -222,7 +226,13 @@ def _known(predictor: Predictor, hashes: pl.Series) -> pl.Series:
 
 
 def _evaluation(
-    table: pl.DataFrame, side: str, unreadable: tuple[tuple[str, str], ...], notes: list[str]
+    table: pl.DataFrame,
+    side: str,
+    unreadable: tuple[tuple[str, str], ...],
+    notes: list[str],
+    *,
+    sure: Selected | None,
+    beside: dict[str, Any],
 ) -> Evaluation:
     new = table.filter(pl.col("known").is_null())
     parts = {name: table.filter(pl.col("known") == name) for name in KNOWN}
@@ -236,8 +246,17 @@ def _evaluation(
         lines = [f"\n  {path}: {reason}" for path, reason in unreadable[:_LISTED]]
         more = f"\n  and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
         notes.append(f"{len(unreadable):,} pictures cannot be read and are left out:{''.join(lines)}{more}")
-    measures = measure(new if len(new) else table)
-    return Evaluation(measures, len(new) > 0, known, table, side, unreadable, tuple(notes))
+    told = new if len(new) else table
+    measures = measure(told)
+    if beside.get("baselines") is not None:
+        name, result = ("this run", measures) if len(new) or "val" not in known else ("this run (val)", known["val"])
+        beside["baselines"] = beside["baselines"].beside(name, result)
+    if sure is not None:
+        answers = answers_of(told)
+        beside["selected"] = selected(answers, sure.min_confidence)
+        beside["risk_coverage"] = tuple(risk_coverage(answers))
+        notes.append(f"On the validation pictures, {sure}")
+    return Evaluation(measures, len(new) > 0, known, table, side, unreadable, tuple(notes), **beside)
 
 
 def _notes(catalog: Catalog, side: str) -> list[str]:
