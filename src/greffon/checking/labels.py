@@ -1,0 +1,159 @@
+"""Likely label errors: pictures that a classifier, which has not seen them, is sure are something else.
+
+The solved head gives every picture the probabilities of a probe that has not learned from it. Averaged over several
+partitions into folds these hang less on luck. From them confident learning (Northcutt et al. 2021, the library
+cleanlab) estimates how many labels are wrong; the pictures with the least probable labels are told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from greffon.checking.findings import Finding
+from greffon.evaluation.probe import solve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Array = np.ndarray[Any, Any]
+
+REPEATS = 5
+"""Partitions into folds that probabilities are averaged over."""
+
+FEW_TIMES = 3000
+"""Pictures above which fewer partitions do: the probabilities are steadier, and each costs more."""
+
+FEWEST = 5
+"""Pictures of a class below which nothing is said of its labels: folds without it know nothing of it."""
+
+
+def held_out_probabilities(
+    features: Array,
+    targets: Array,
+    *,
+    groups: Array | None = None,
+    several_labels: bool = False,
+    repeats: int | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> Array | None:
+    """For every picture the probabilities of probes that have not seen it, nor its copies.
+
+    Args:
+        features: floating point (n, d).
+        targets: 0 or 1 (n, classes).
+        groups: int (n,); pictures of one number are in one fold.
+        several_labels: whether each class has a probability of its own.
+        repeats: partitions into folds; by default 5, of many pictures 2.
+        seed: of the folds.
+        advance: called with 1 for each partition.
+
+    Returns:
+        float32 (n, classes); None where the pictures are too few for folds.
+
+    Example:
+        >>> import numpy as np
+        >>> from greffon.checking.labels import held_out_probabilities
+        >>> targets = np.eye(2)[np.arange(20) % 2]
+        >>> held_out_probabilities(targets + 0.01, targets, repeats=1).argmax(axis=1)[:4].tolist()
+        [0, 1, 0, 1]
+    """
+    repeats = repeats or (REPEATS if len(features) <= FEW_TIMES else 2)
+    options: dict[str, Any] = {"several_labels": several_labels, "groups": groups}
+    first = solve(features, targets, seed=seed, **options)
+    if first.held_out is None:
+        return None
+    total = first.held_out.astype(np.float64)
+    for repeat in range(1, repeats):
+        if advance is not None:
+            advance(1)
+        # The penalty is that of the first partition: choosing it is nearly all of the work.
+        again = solve(features, targets, seed=seed + 1000 * repeat, strengths=[first.strength], **options)
+        total += np.asarray(again.held_out)
+    if advance is not None:
+        advance(1)
+    return (total / repeats).astype(np.float32)
+
+
+def label_errors(
+    probabilities: Array,
+    labels: Sequence[Sequence[str]],
+    class_names: Sequence[str],
+    paths: Sequence[str],
+    *,
+    several_labels: bool = False,
+) -> list[Finding]:
+    """Pictures whose label is probably wrong, the surest first.
+
+    Args:
+        probabilities: float (n, classes), of probes that have not seen the picture.
+        labels: of each picture; one each unless `several_labels`.
+        class_names: in the order of the probabilities.
+        paths: of the pictures.
+        several_labels: whether a picture may have several labels, or none.
+    """
+    place = {name: number for number, name in enumerate(class_names)}
+    given = [sorted({place[name] for name in names}) for names in labels]
+    if several_labels:
+        rows, doubts = _several(probabilities, given)
+    else:
+        rows, doubts = _single(probabilities, np.array([numbers[0] for numbers in given], dtype=int))
+    found = []
+    for row, doubt in zip(rows, doubts, strict=True):
+        sentence = _sentence(probabilities[row], given[row], class_names, several_labels=several_labels)
+        found.append(Finding("likely label errors", "look", sentence, (paths[row],), score=float(doubt)))
+    return sorted(found, key=lambda each: -each.score)
+
+
+def _single(probabilities: Array, given: Array) -> tuple[Array, Array]:
+    """Rows that are probably wrong, and how improbable their label is."""
+    from cleanlab.filter import find_label_issues
+
+    counts = np.bincount(given, minlength=probabilities.shape[1])
+    enough = np.flatnonzero(counts >= FEWEST)
+    usable = np.flatnonzero(np.isin(given, enough))
+    if len(enough) < 2:
+        return np.array([], int), np.array([])
+    renamed = np.searchsorted(enough, given[usable])
+    chosen = _normalised(probabilities[np.ix_(usable, enough)])
+    wrong = find_label_issues(renamed, chosen, filter_by="low_self_confidence", n_jobs=1)
+    # The estimate is of how many; a label that is the most probable one all the same is none of them.
+    wrong &= chosen.argmax(axis=1) != renamed
+    rows = usable[wrong]
+    return rows, 1 - probabilities[rows, given[rows]]
+
+
+def _several(probabilities: Array, given: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    from cleanlab.multilabel_classification.filter import find_label_issues
+
+    clipped = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
+    wrong = find_label_issues(
+        [list(numbers) for numbers in given], clipped, filter_by="low_self_confidence", n_jobs=1, verbose=False
+    )
+    targets = np.zeros(probabilities.shape)
+    for row, numbers in enumerate(given):
+        targets[row, list(numbers)] = 1
+    doubts = np.abs(targets - probabilities).max(axis=1)
+    rows = np.flatnonzero(np.asarray(wrong, bool) & (doubts > 0.5))
+    return rows, doubts[rows]
+
+
+def _normalised(probabilities: Array) -> Array:
+    probabilities = np.clip(probabilities.astype(np.float64), 1e-9, None)
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def _sentence(row: Array, given: Sequence[int], class_names: Sequence[str], *, several_labels: bool) -> str:
+    if not several_labels:
+        best = int(row.argmax())
+        return (
+            f"is labelled {class_names[given[0]]}, which a probe that has not seen it gives {row[given[0]]:.0%}: "
+            f"{class_names[best]} {row[best]:.0%}"
+        )
+    lacking = [number for number in np.argsort(-row) if row[number] > 0.5 and number not in given]
+    doubtful = [number for number in given if row[number] < 0.5]
+    parts = [f"{class_names[number]} is missing ({row[number]:.0%})" for number in lacking]
+    parts += [f"{class_names[number]} is doubtful ({row[number]:.0%})" for number in doubtful]
+    return f"has labels that a probe that has not seen it would not give: {', '.join(parts)}"
