@@ -77,8 +77,9 @@ def test_a_fold_has_no_part_in_its_own_penalty():
     assert _chosen(losses) == [0, 1, 1]
     losses[:, 0] = [0.0, 100.0]
     assert _chosen(losses)[0] == 0
-    # Worse for three penalties: what comes later is not looked at.
-    assert _chosen(np.array([[1.0, 1.0], [2.0, 2.0], [2.0, 2.0], [2.0, 2.0], [0.0, 0.0]])) == [0, 0]
+    # Where one is worse, those that come later are not looked at.
+    assert _chosen(np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 0.0]])) == [0, 0]
+    assert _chosen(np.array([[1.0, 1.0], [0.5, 0.5], [0.6, 0.6]])) == [1, 1]
 
 
 def test_copies_of_a_picture_do_not_name_one_another():

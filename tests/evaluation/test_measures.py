@@ -163,6 +163,15 @@ def test_where_all_are_right_the_interval_of_the_balanced_accuracy_still_has_a_w
     assert 0.6 < low < 0.9
 
 
+def test_where_it_would_take_long_the_average_precision_has_no_interval(monkeypatch):
+    monkeypatch.setattr("greffon.evaluation.scores._MOST_WORK", 5 * 3 * 300)
+    assert _measure().intervals["mean_average_precision"] is not None
+    monkeypatch.setattr("greffon.evaluation.scores._MOST_WORK", 5 * 3 * 100)
+    result = _measure()
+    assert result.intervals["mean_average_precision"] is None
+    assert "mean average precision 0.725, log loss" in str(result)
+
+
 def test_without_resamples_only_formulas_give_intervals():
     from greffon.evaluation.measures import measure
 

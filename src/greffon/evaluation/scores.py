@@ -173,14 +173,14 @@ def resampled_intervals(answers: Answers, *, resamples: int, seed: int) -> dict[
     names = ("macro_f1", "mean_average_precision", "log_loss", "brier", "ece", "balanced_accuracy")
     values: dict[str, list[Array]] = {name: [] for name in names}
     count = len(answers.has)
-    gaps, draws = _gaps(answers, BINS), 0
+    gaps, indicators, draws = _gaps(answers, BINS), _class_indicators(answers), 0
     precise = min(resamples, _MOST_WORK // max(1, answers.has.size))
     precise = precise if precise >= min(resamples, _FEWEST_RESAMPLES) else 0
     for weights in resampled_counts(count, resamples, seed):
         values["log_loss"].append(weights @ answers.losses / count)
         values["brier"].append(weights @ answers.squares / count)
         values["ece"].append(np.abs(weights @ gaps).sum(axis=1) / _items(answers))
-        hits, support, predicted = _class_counts(answers, weights)
+        hits, support, predicted = (np.asarray((part @ weights.T).T) for part in indicators)
         values["macro_f1"].append(_mean(f1_scores(hits, support, predicted)))
         if answers.several_labels:
             values["balanced_accuracy"].append(_mean(balanced_several(hits, support, predicted, count)))
@@ -188,11 +188,11 @@ def resampled_intervals(answers: Answers, *, resamples: int, seed: int) -> dict[
         draws += len(weights)
         if len(rows):
             values["mean_average_precision"].append(_mean(_resampled_precisions(answers, rows)))
-    found = calibration_error(answers)
+    if not resamples:
+        return {}
     intervals = {name: percentile_interval(np.concatenate(parts)) for name, parts in values.items() if parts}
-    if "ece" in intervals:
-        intervals["ece"] = mirrored_interval(np.concatenate(values["ece"]), found)
-    return intervals
+    intervals["ece"] = mirrored_interval(np.concatenate(values["ece"]), calibration_error(answers))
+    return {"mean_average_precision": None, **intervals}
 
 
 def _resampled_precisions(answers: Answers, weights: Array) -> Array:
@@ -214,13 +214,12 @@ def _average_precision(weights: Array, probabilities: Array, has: Array) -> Arra
         return np.asarray((np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1])
 
 
-def _class_counts(answers: Answers, weights: Array) -> tuple[Array, Array, Array]:
-    """Hits, pictures and calls of each class in every resample, float64 (resamples, classes)."""
+def _class_indicators(answers: Answers) -> list[Any]:
+    """Sparse (classes, n): where a class was found, where it is, where it was called."""
     from scipy.sparse import csr_array
 
     parts = (answers.has & answers.called, answers.has, answers.called)
-    hits, support, predicted = (np.asarray((csr_array(part.T.astype(np.float64)) @ weights.T).T) for part in parts)
-    return hits, support, predicted
+    return [csr_array(part.T).astype(np.float64) for part in parts]
 
 
 def _said_and_true(answers: Answers) -> tuple[Array, Array]:
