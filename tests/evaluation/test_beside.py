@@ -233,6 +233,9 @@ def test_a_runs_calibration_is_applied(calibrated, data):
     pixels = np.stack([greffon.pictures.decode.decode(file, 64, "crop") for file in files]).astype(np.float32)
     raw = predictor.keras().predict(pixels, verbose=0)
     np.testing.assert_allclose(named.probabilities, Calibration(2.0).apply(raw), atol=1e-4)
+    plain = name_pictures(predictor, files)
+    np.testing.assert_allclose(plain.probabilities, named.probabilities, atol=1e-6)
+    assert plain.features is None
     found = evaluate(predictor, data, folds=2)
     assert any("Probabilities are calibrated: temperature 2.000" in note for note in found.notes)
     table = found.table.filter(pl.col("path").is_in([f"{NAMES[0]}/{copy}.png" for copy in range(3)]))

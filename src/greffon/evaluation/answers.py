@@ -65,12 +65,17 @@ def name_pictures(
         files: whatever `Predictor.predict` takes, one picture each.
         features: whether the features are wanted too.
         advance: called with how many more pictures are done.
+
+    Returns:
+        Calibrated probabilities: what `Predictor.predict` gives, not the bare ones of `Predictor.probabilities`.
     """
     engine = _engine(predictor) if features else None
+    calibration = calibration_of(predictor.bundle)
     if engine is None:
         probabilities, errors = predictor.probabilities(files, advance=advance)
-        return Named(probabilities, None, errors)
-    return _run(predictor, engine, files, advance)
+        return Named(calibration.apply(probabilities), None, errors)
+    named = _run(predictor, engine, files, advance)
+    return dataclasses.replace(named, probabilities=calibration.apply(named.probabilities))
 
 
 def calibration_of(bundle: Bundle) -> Calibration:
@@ -161,4 +166,4 @@ def _run(predictor: Predictor, engine: Engine, files: Sequence[Any], advance: Ca
         if advance is not None:
             advance(1)
     compute()
-    return Named(calibration_of(predictor.bundle).apply(probabilities), features, errors)
+    return Named(probabilities, features, errors)
