@@ -49,7 +49,7 @@ def test_files_are_predicted_as_plain_keras_does_on_the_same_pixels(predictor, f
     paths = [folder / "pic2.jpg", folder / "inner" / "pic1.png"]
     predictions = predictor.predict(paths)
     _close(predictions, _expected(predictor.keras(), *(decode(path, SIDE, "crop") for path in paths)))
-    assert predictor._engine.name == "onnx"
+    assert predictor.engine.name == "onnx"
     assert [prediction.path for prediction in predictions] == [str(path) for path in paths]
 
 
@@ -248,7 +248,7 @@ def test_a_model_that_the_emitter_does_not_know_runs_on_keras(tmp_path):
     predictor = load(write_bundle(tmp_path / "run", contents_of(model)), custom_objects={"Softmaxed": Softmaxed})
     pixels = [picture(seed, SIDE, SIDE) for seed in range(3)]
     _close(predictor.predict(pixels, batch_size=2), _expected(model, *pixels))
-    assert predictor._engine.name == "keras"
+    assert predictor.engine.name == "keras"
     assert any("Softmaxed" in note for note in predictor.bundle.notes)
 
 

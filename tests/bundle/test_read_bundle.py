@@ -128,7 +128,17 @@ def test_a_changed_file_is_refused_by_name(copied_run, name, use):
 def test_an_exchanged_model_is_refused(copied_run):
     grafted(seed=1).save(copied_run / "model.keras")
     with pytest.raises(InputError, match=r"model\.keras is not the file that training wrote"):
-        greffon.load(copied_run)
+        greffon.load(copied_run).keras()
+
+
+def test_an_exchanged_or_missing_onnx_file_is_refused(copied_run):
+    pictures = np.zeros((1, 64, 64, 3), np.uint8)
+    (copied_run / "model.onnx").write_bytes((copied_run / "model.onnx").read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"model\.onnx is not the file that training wrote"):
+        greffon.load(copied_run).predict(pictures)
+    (copied_run / "model.onnx").unlink()
+    with pytest.raises(InputError, match=r"model\.onnx is missing"):
+        greffon.load(copied_run).predict(pictures)
 
 
 class UnknownHead(keras.layers.Layer):

@@ -23,13 +23,17 @@ from greffon.evaluation.table import prediction_table
 from greffon.pictures.split import read_split
 
 FILES = [
+    "README.md",
     "classes.json",
+    "contract.json",
     "freeze.json",
     "history.csv",
     "left_out.csv",
     "manifest.json",
     "model.keras",
+    "model.onnx",
     "preprocessing.json",
+    *[f"probes/{number}.png" for number in range(1, 9)],
     "recipe.yaml",
     "run.json",
     "split.parquet",
@@ -42,7 +46,7 @@ def _json(run, name):
 
 
 def test_a_run_holds_everything(run, model):
-    assert sorted(path.name for path in run.iterdir()) == FILES
+    assert sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()) == FILES
     assert [path.name for path in run.parent.iterdir()] == ["first"]
     assert is_run(run)
     assert not is_run(run.parent)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, tee
+from itertools import groupby, islice, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,55 @@ def iterate_inputs(sources: Any, size: int, rule: ResizeRule) -> Iterator[Input]
     for are_arrays, group in groupby(iterate_sources(sources), key=lambda source: source.is_array):
         prepared = _resized if are_arrays else _decoded
         yield from prepared(group, size, rule)
+
+
+class ScaleGuard:
+    """Refuses float arrays that were divided by 255, until a value has been seen that was not.
+
+    Args:
+        preprocessing: name of what the model does to pictures inside; where that is `none`, nothing is refused.
+    """
+
+    def __init__(self, preprocessing: str) -> None:
+        self._preprocessing = preprocessing
+        self._done = preprocessing == "none"
+
+    def check(self, batch: Iterable[Input]) -> None:
+        """Look at the arrays of a batch that were given as floats.
+
+        Raises:
+            InputError: no value in them is above 1.0.
+        """
+        arrays = [] if self._done else [picture.floats for picture in batch if picture.floats is not None]
+        largest = max((float(array.max()) for array in arrays if array.size), default=None)
+        if largest is None:
+            return
+        if largest <= 1.0:
+            raise InputError(
+                "pictures must be RGB values of 0..255: this model does its own preprocessing "
+                f"({self._preprocessing}). Got floats of at most {largest:.4g}, as if they had been divided by 255 "
+                "already. Take that step out, or multiply by 255"
+            )
+        self._done = True
+
+
+def batches_ahead(pictures: Iterator[Input], size: int) -> Iterator[list[Input]]:
+    """Batches of pictures; while one is computed, a thread reads the next one.
+
+    Args:
+        pictures: what to read; may be endless, and is read from that thread.
+        size: pictures in a batch, at least 1; the last one may be smaller.
+    """
+
+    def read() -> list[Input]:
+        return list(islice(pictures, size))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="greffon-read") as reader:
+        batch = read()  # in the caller's thread: what is wrong is said at once, and one batch needs no thread
+        while batch:
+            following = reader.submit(read) if len(batch) == size else None
+            yield batch
+            batch = following.result() if following is not None else []
 
 
 def iterate_sources(sources: Any) -> Iterator[Source]:

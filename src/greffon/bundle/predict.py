@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.bundle.inputs import Input, iterate_inputs
-from greffon.bundle.read import Bundle, read_bundle
+from greffon.bundle.inputs import Input, ScaleGuard, batches_ahead, iterate_inputs
+from greffon.bundle.read import MODEL_ONNX, Bundle, read_bundle
+from greffon.bundle.runner import OnnxRunner
 from greffon.errors import InputError
 from greffon.evaluation.table import THRESHOLD, check_probabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import keras
@@ -61,12 +62,12 @@ class Predictor:
 
     Args:
         bundle: the run.
-        model: its model.
+        custom_objects: classes by name, where the model holds layers of the user's own.
     """
 
-    def __init__(self, bundle: Bundle, model: keras.Model) -> None:
+    def __init__(self, bundle: Bundle, *, custom_objects: Mapping[str, Any] | None = None) -> None:
         self.bundle = bundle
-        self._model = model
+        self._custom_objects = custom_objects
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -78,21 +79,42 @@ class Predictor:
         """What the user should know before trusting an answer, one sentence each; `bundle.notes` are the training's."""
         from greffon.pictures.decode import DECODER_VERSION
 
-        if self.bundle.decoder == DECODER_VERSION:
-            return []
-        return [
-            f"The run was trained on pictures as decoder {self.bundle.decoder} gave them; this greffon has decoder "
-            f"{DECODER_VERSION}, which may give slightly other pictures"
-        ]
+        notes = []
+        if self.bundle.decoder != DECODER_VERSION:
+            notes.append(
+                f"The run was trained on pictures as decoder {self.bundle.decoder} gave them; this greffon has decoder "
+                f"{DECODER_VERSION}, which may give slightly other pictures"
+            )
+        if not self.runs_on_onnx:
+            why = self.bundle.record.get("why_no_onnx") or f"greffon {self.bundle.manifest.greffon} wrote none"
+            notes.append(f"The run holds no {MODEL_ONNX}, so that Keras has to be loaded: {why}")
+        return notes
+
+    @cached_property
+    def _model(self) -> keras.Model:
+        return self.bundle.model(custom_objects=self._custom_objects)
+
+    @property
+    def runs_on_onnx(self) -> bool:
+        """Whether it answers without Keras."""
+        return MODEL_ONNX in self.bundle.manifest.files
 
     def keras(self) -> keras.Model:
-        """The plain Keras model: float32 RGB pictures 0..255 (n, height, width, 3) to probabilities (n, classes)."""
+        """The plain Keras model: float32 RGB pictures 0..255 (n, height, width, 3) to probabilities (n, classes).
+
+        Opened when it is first asked for, which loads Keras; before any calibration.
+
+        Raises:
+            InputError: the file was changed, or holds layers that Keras does not know.
+        """
         return self._model
 
     def predict(self, sources: Any, *, top: int | None = None, batch_size: int = 32) -> list[Prediction]:
         """Name what is in pictures.
 
-        Files are decoded as in training: turned upright, made RGB, resized by the run's rule.
+        Files are decoded as in training: turned upright, made RGB, resized by the run's rule. Probabilities are
+        calibrated where the run holds a calibration. ONNX Runtime computes them, and neither TensorFlow nor Keras is
+        loaded, where the run holds an ONNX file; `notes` says where it does not.
 
         Args:
             sources: one or many of: the path of a file; the path of a folder (every picture in it and in its folders,
@@ -124,13 +146,13 @@ class Predictor:
         return (
             self._prediction(picture, row, top)
             for pictures, rows in self._batches(sources, batch_size)
-            for picture, row in zip(pictures, rows, strict=True)
+            for picture, row in zip(pictures, self._calibrated(rows), strict=True)
         )
 
     def probabilities(
         self, sources: Any, *, batch_size: int = 32, advance: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, list[str | None]]:
-        """Bare probabilities, for measuring; columns in the order of `class_names`.
+        """Bare probabilities as the model gives them, before any calibration; columns in the order of `class_names`.
 
         Args:
             sources: as for `predict`.
@@ -158,7 +180,11 @@ class Predictor:
         return f"<greffon.Predictor {self.bundle.path}: {len(self.class_names)} classes ({names})>"
 
     @cached_property
-    def _engine(self) -> Engine:
+    def engine(self) -> OnnxRunner | Engine:
+        """What computes the model's own probabilities: ONNX Runtime on the run's file, or on what Keras opened."""
+        content = self.bundle.onnx()
+        if content is not None:
+            return OnnxRunner(content)
         from greffon.frozen.build import build_engine
         from greffon.frozen.graph import flatten
 
@@ -169,26 +195,23 @@ class Predictor:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         prepare = self.bundle.preprocessing
-        pictures = iterate_inputs(sources, prepare.size, prepare.resize)
-        guard = _ScaleGuard(self._model)
-        batch: list[Input] = []
-        for picture in pictures:
-            batch.append(picture)
-            if len(batch) == batch_size:
-                yield batch, self._compute(batch, guard)
-                batch = []
-        if batch:
+        guard = ScaleGuard(prepare.name)
+        for batch in batches_ahead(iterate_inputs(sources, prepare.size, prepare.resize), batch_size):
             yield batch, self._compute(batch, guard)
 
-    def _compute(self, batch: list[Input], guard: _ScaleGuard) -> np.ndarray:
+    def _compute(self, batch: list[Input], guard: ScaleGuard) -> np.ndarray:
         guard.check(batch)
         rows = np.full((len(batch), len(self.class_names)), np.nan, np.float32)
         readable = [row for row, picture in enumerate(batch) if picture.pixels is not None]
         if readable:
-            arrays = np.stack([np.asarray(batch[row].pixels, np.float32) for row in readable])
-            outputs = self._engine.run([arrays])[0]
+            arrays = np.stack([np.asarray(batch[row].pixels) for row in readable])
+            outputs = self.engine.run([arrays])[0]
             rows[readable] = check_probabilities(outputs, self.class_names, [batch[row].path for row in readable])
         return rows
+
+    def _calibrated(self, rows: np.ndarray) -> np.ndarray:
+        calibration = self.bundle.calibration
+        return rows if calibration is None else calibration.apply(rows)
 
     def _prediction(self, picture: Input, row: np.ndarray, top: int | None) -> Prediction:
         if picture.error is not None:
@@ -202,36 +225,22 @@ class Predictor:
         return Prediction(picture.path, label, probability, scores, labels)
 
 
-class _ScaleGuard:
-    """Refuses float arrays that were divided by 255, until a value has been seen that was not."""
-
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        self._done = False
-
-    def check(self, batch: Iterable[Input]) -> None:
-        from greffon.backbone.graft import reject_scaled_pictures
-
-        arrays = [] if self._done else [picture.floats for picture in batch if picture.floats is not None]
-        if arrays:
-            reject_scaled_pictures(self._model, [array[np.newaxis] for array in arrays])
-            self._done = True
-
-
 def load(run: str | Path, *, custom_objects: Mapping[str, Any] | None = None) -> Predictor:
-    """Open a run to predict with it.
+    """Open a run to predict with it. Its model is opened when it is first used.
 
     Args:
         run: the folder that training wrote.
         custom_objects: classes by name, where the model holds layers of your own.
 
     Raises:
-        InputError: it is no run, a file is missing or was changed, or Keras cannot open the model.
+        InputError: it is no run, a file is missing, or, where the run holds no ONNX file, Keras cannot open its model.
 
     Example:
         >>> import greffon
         >>> greffon.load("runs/first").class_names  # doctest: +SKIP
         ('bird', 'building', 'flower', 'mammal')
     """
-    bundle = read_bundle(run)
-    return Predictor(bundle, bundle.model(custom_objects=custom_objects))
+    predictor = Predictor(read_bundle(run), custom_objects=custom_objects)
+    if not predictor.runs_on_onnx:
+        predictor.keras()
+    return predictor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     import keras
     import polars as pl
 
-__all__ = ["Bundle", "read_bundle"]
+    from greffon.evaluation.calibration import Calibration
+
+__all__ = ["MODEL_ONNX", "Bundle", "read_bundle"]
+
+MODEL_ONNX = "model.onnx"
+"""The file that `predict` runs on; a run of a layer that ONNX does not know, or of an older Greffon, has none."""
 
 _FILES = (
     "classes.json",
@@ -66,6 +72,33 @@ class Bundle:
     def record(self) -> dict[str, Any]:
         """Versions, digest of the weights, times, counts, proofs, notes."""
         return dict(_read_json(self.file("run.json")))
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What its probabilities are corrected by; None where nothing is."""
+        if "calibration.json" not in self.manifest.files:
+            return None
+        from greffon.evaluation.calibration import Calibration
+
+        return Calibration.from_dict(_read_json(self.file("calibration.json")))
+
+    def onnx(self) -> bytes | None:
+        """The content of `model.onnx`; None where the run holds none.
+
+        Raises:
+            InputError: it is missing or was changed.
+        """
+        if MODEL_ONNX not in self.manifest.files:
+            return None
+        path = self.path / MODEL_ONNX
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""
+        # Hashed and opened from one reading: what is computed with is what was checked.
+        if hashlib.sha256(content).hexdigest() != self.manifest.files[MODEL_ONNX]:
+            _checked_file(self.path, self.manifest, MODEL_ONNX)
+        return content
 
     @property
     def notes(self) -> list[str]:

@@ -3,6 +3,11 @@
 | file | what |
 |---|---|
 | model.keras | the trained model, as plain Keras opens it; takes RGB pictures of 0..255 |
+| model.onnx | the same, as ONNX Runtime opens it; where it is missing run.json says why |
+| contract.json | how a picture becomes the input, and the answers that every copy of the model gives for `probes/` |
+| probes/ | eight pictures of the network's input size |
+| README.md | a model card |
+| calibration.json | what probabilities are corrected by, where that was found out |
 | classes.json | class names in the order of the outputs, and whether a picture may have several labels |
 | preprocessing.json | how a picture file becomes the model's input, and what the model does to it inside |
 | recipe.yaml | every option; the same training again |
@@ -30,9 +35,13 @@ import numpy as np
 
 import greffon
 from greffon.bundle import manifest
+from greffon.bundle.card import model_card
+from greffon.bundle.contract import choose_pixels, write_contract
 from greffon.bundle.folder import check_out, new_folder
-from greffon.bundle.manifest import write_json
+from greffon.bundle.manifest import plain, write_json
+from greffon.bundle.onnx_form import keras_answers, onnx_form
 from greffon.bundle.portable import check_model
+from greffon.bundle.read import MODEL_ONNX
 from greffon.errors import InputError
 from greffon.evaluation.table import check_class_names, class_names_of, has_several_labels, write_table
 
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
     import keras
     import polars as pl
 
+    from greffon.evaluation.calibration import Calibration
     from greffon.recipe import Recipe
 
 __all__ = ["BundleContents", "check_model", "check_out", "is_run", "weights_digest", "write_bundle"]
@@ -68,6 +78,10 @@ class BundleContents:
         validation: predictions for the validation pictures, from `prediction_table`.
         record: what else is to be known of the run: times, counts of the trunk, proof of freezing, ...
         notes: what the user should know, one sentence each.
+        calibration: `greffon.evaluation.calibration.Calibration` of the validation pictures; None: not calibrated.
+        pictures: the folder that relative paths of the validation table start from: eight of those pictures, made as
+            small as the network's input, are kept as probe pictures. None: none of the user's pictures is kept, and
+            the probe pictures are rendered ones.
     """
 
     model: keras.Model
@@ -80,6 +94,8 @@ class BundleContents:
     validation: pl.DataFrame
     record: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    calibration: Calibration | None = None
+    pictures: str | Path | None = None
 
 
 def write_bundle(
@@ -119,7 +135,12 @@ def write_bundle(
         contents.history.write_csv(place / "history.csv")
         write_table(contents.validation, place / "validation.parquet")
         write_json(place / "freeze.json", _freeze(contents.model))
-        write_json(place / "run.json", _record(contents, notes))
+        if contents.calibration is not None:
+            write_json(place / "calibration.json", contents.calibration)
+        why_no_onnx = _write_answers(place, contents, names, several=several)
+        record = _record(contents, notes, why_no_onnx)
+        write_json(place / "run.json", record)
+        (place / "README.md").write_text(model_card(contents, names, plain(record)), encoding="utf-8", newline="\n")
     return folder.place
 
 
@@ -203,13 +224,37 @@ def _preprocessing(contents: BundleContents) -> dict[str, Any]:
     }
 
 
+def _write_answers(place: Path, contents: BundleContents, names: list[str], *, several: bool) -> str:
+    """Write the ONNX file and the contract; give why there is no ONNX file, or ""."""
+    chosen = choose_pixels(contents.validation, contents.pictures, contents.image_size, contents.resize)
+    pixels = np.stack([pixels for _, pixels in chosen])
+    expected = keras_answers(contents.model, pixels)
+    content, why_not = onnx_form(contents.model, names, pixels, expected)
+    if content is not None:
+        (place / MODEL_ONNX).write_bytes(content)
+    terms = {
+        **_preprocessing(contents),
+        "exif_orientation": "applied",
+        "interpolation": "bicubic, averaging over what a pixel covers",
+        "class_names": names,
+        "several_labels": several,
+        "temperature": 1.0 if contents.calibration is None else contents.calibration.temperature,
+        "weights": {
+            "source": getattr(contents.model, "greffon_weights", None),
+            "sha256": weights_digest(contents.model),
+        },
+    }
+    write_contract(place, terms, chosen, expected)
+    return why_not
+
+
 def _freeze(model: Any) -> dict[str, Any]:
     from greffon.backbone.freeze import trainable_state
 
     return {"rules": getattr(model, "greffon_freeze", None), "state": trainable_state(model)}
 
 
-def _record(contents: BundleContents, notes: list[str]) -> dict[str, Any]:
+def _record(contents: BundleContents, notes: list[str], why_no_onnx: str) -> dict[str, Any]:
     import keras
 
     if contents.recipe.head.layer is not None:
@@ -218,6 +263,7 @@ def _record(contents: BundleContents, notes: list[str]) -> dict[str, Any]:
         **contents.record,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "notes": list(dict.fromkeys(notes)),
+        **({"why_no_onnx": why_no_onnx} if why_no_onnx else {}),
         "versions": {
             "greffon": greffon.__version__,
             "python": platform.python_version(),
