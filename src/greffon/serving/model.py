@@ -1,0 +1,144 @@
+"""What the service asks of a run: decode a picture, compute a batch, name the classes. All there is between the two."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from greffon.bundle.manifest import MANIFEST
+from greffon.errors import InputError
+from greffon.pictures.decode import decode, read_size
+from greffon.pictures.faults import PictureError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from greffon.pictures.resize import ResizeRule
+
+__all__ = ["ServedModel", "version_of"]
+
+
+class ServedModel:
+    """A run, ready to answer. Made by `ServedModel.load`; several threads may call `decode`, one at a time `run`.
+
+    Args:
+        name: by which requests ask for it.
+        names: of the classes, in the order of the outputs.
+        input_size: side of the pictures, in pixels.
+        resize: how a picture becomes square.
+        several_labels: whether a picture may have several.
+        version: what tells this run from another one in its place.
+        min_confidence: answers less sure than that are marked as not sure, 0..1; None: all are sure.
+        notes: what the user should know, one sentence each.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        names: tuple[str, ...],
+        *,
+        input_size: int,
+        resize: ResizeRule,
+        version: str,
+        several_labels: bool = False,
+        min_confidence: float | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.names = names
+        self.input_size = input_size
+        self.resize = resize
+        self.version = version
+        self.several_labels = several_labels
+        self.min_confidence = min_confidence
+        self.notes = notes
+        self._predictor: Any = None
+
+    @classmethod
+    def load(cls, name: str, run: Path, *, min_confidence: float | None = None) -> ServedModel:
+        """Open a run and compute one picture with it, so that the first request does not wait for that.
+
+        Args:
+            name: by which requests ask for it.
+            run: the folder that training wrote.
+            min_confidence: 0..1; None: the run's own, where it has one.
+
+        Raises:
+            InputError: it is no run, or a file is missing or was changed.
+        """
+        from greffon.bundle.predict import load
+
+        version = version_of(run)
+        predictor = load(run)
+        bundle = predictor.bundle
+        own = getattr(predictor, "min_confidence", None)
+        served = cls(
+            name,
+            tuple(predictor.class_names),
+            input_size=bundle.preprocessing.size,
+            resize=bundle.preprocessing.resize,
+            version=version,
+            several_labels=bundle.several_labels,
+            min_confidence=own if min_confidence is None else min_confidence,
+            notes=tuple(predictor.notes),
+        )
+        if version_of(run) != version:
+            raise InputError(f"{run} was replaced while it was opened; open it again")
+        served._predictor = predictor
+        served.run(np.zeros((1, served.input_size, served.input_size, 3), np.uint8))
+        return served
+
+    def decode(self, picture: bytes, *, max_pixels: int) -> np.ndarray:
+        """One picture file as the model takes it: turned upright, made RGB, resized by the run's rule.
+
+        Args:
+            picture: the content of the file.
+            max_pixels: width times height that are decoded, at most.
+
+        Returns:
+            uint8 (size, size, 3), RGB, 0..255.
+
+        Raises:
+            DataError: it cannot be read, or has more pixels.
+        """
+        width, height = read_size(picture)
+        if width * height > max_pixels:
+            raise PictureError(
+                f"has {width:,} x {height:,} pixels, more than the {max_pixels:,} that this service takes; scale it "
+                "down",
+                "too large",
+            )
+        return decode(picture, self.input_size, self.resize)
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Probabilities of a batch.
+
+        Args:
+            batch: uint8 (n, size, size, 3), RGB, 0..255.
+
+        Returns:
+            float32 (n, classes), 0..1.
+        """
+        probabilities, _ = self._predictor.probabilities(batch, batch_size=len(batch))
+        return np.asarray(probabilities, np.float32)
+
+    def is_sure(self, row: np.ndarray) -> bool:
+        """Whether an answer is as sure as wanted: by its highest probability, or by the least sure yes or no."""
+        if self.min_confidence is None:
+            return True
+        confidence = np.maximum(row, 1 - row).min() if self.several_labels else row.max()
+        return bool(confidence >= self.min_confidence)
+
+
+def version_of(run: Path) -> str:
+    """Twelve hex digits that change when anything in a run does.
+
+    Raises:
+        InputError: it is no run.
+    """
+    try:
+        return hashlib.sha256((run / MANIFEST).read_bytes()).hexdigest()[:12]
+    except OSError:
+        raise InputError(f"{run} is no run of greffon: it has no {MANIFEST} that can be read") from None

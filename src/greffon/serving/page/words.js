@@ -1,0 +1,43 @@
+"use strict";
+
+// Every sentence of the page in its two languages; {name} stands for a value.
+const WORDS = {
+  en: {
+    other: "Français", otherCode: "fr",
+    model: "Model", key: "Key of this service", useKey: "Use this key",
+    pictures: "Pictures", drop: "Drop pictures here, or paste one.", choose: "Choose pictures", camera: "Use the camera",
+    stays: "Pictures go to this service alone, and it does not keep them.",
+    shoot: "Take the picture", cameraOff: "Close the camera",
+    batch: "Several pictures", csv: "Download as CSV", clear: "Clear", picture: "Picture", file: "File", answer: "Answer",
+    probability: "Probability", working: "Looking …", progress: "{done} of {all}",
+    sure: "{label}", notSure: "Not sure", perhaps: "Perhaps {label}, but less sure than this model is asked to be ({limit}).",
+    none: "None of them", noCam: "This model cannot show where it looked.",
+    cameraRefused: "The camera was refused. Allow it in the browser's settings, or choose a picture.",
+    cameraNone: "There is no camera that this page may use. Choose a picture instead.",
+    notPicture: "“{name}” is no picture.", tooLarge: "“{name}” has {size}, more than the {limit} that the service takes.",
+    noPicture: "There was no picture in that.", unreadable: "This picture cannot be read: {why}",
+    busy: "The service is busy; trying again …", stillBusy: "The service is too busy. Try again later.",
+    offline: "The service does not answer. Is it running?", keyWrong: "The service wants a key, and this one is not it.",
+    keyNeeded: "The service wants a key.", failed: "This did not work: {why}", pasted: "pasted picture", shot: "camera picture",
+    about: "{name}, version {version}, {count} classes: {classes}",
+  },
+  fr: {
+    other: "English", otherCode: "en",
+    model: "Modèle", key: "Clé de ce service", useKey: "Utiliser cette clé",
+    pictures: "Images", drop: "Déposez des images ici, ou collez-en une.", choose: "Choisir des images", camera: "Utiliser la caméra",
+    stays: "Les images ne vont qu’à ce service, qui ne les garde pas.",
+    shoot: "Prendre la photo", cameraOff: "Fermer la caméra",
+    batch: "Plusieurs images", csv: "Télécharger en CSV", clear: "Effacer", picture: "Image", file: "Fichier", answer: "Réponse",
+    probability: "Probabilité", working: "Un instant …", progress: "{done} sur {all}",
+    sure: "{label}", notSure: "Pas sûr", perhaps: "Peut-être {label}, mais moins sûrement que ce modèle ne le doit ({limit}).",
+    none: "Aucune d’elles", noCam: "Ce modèle ne peut pas montrer où il a regardé.",
+    cameraRefused: "La caméra a été refusée. Autorisez-la dans les réglages du navigateur, ou choisissez une image.",
+    cameraNone: "Cette page ne peut utiliser aucune caméra. Choisissez plutôt une image.",
+    notPicture: "« {name} » n’est pas une image.", tooLarge: "« {name} » fait {size}, plus que les {limit} que le service accepte.",
+    noPicture: "Il n’y avait pas d’image là-dedans.", unreadable: "Cette image est illisible : {why}",
+    busy: "Le service est occupé ; nouvel essai …", stillBusy: "Le service est trop occupé. Réessayez plus tard.",
+    offline: "Le service ne répond pas. Est-il en marche ?", keyWrong: "Le service demande une clé, et ce n’est pas celle-ci.",
+    keyNeeded: "Le service demande une clé.", failed: "Cela n’a pas marché : {why}", pasted: "image collée", shot: "photo de la caméra",
+    about: "{name}, version {version}, {count} classes : {classes}",
+  },
+};

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from greffon.serving.batcher import Batcher
+
+
+class Model:
+    """Gives each picture's first value; waits for permission before each batch."""
+
+    def __init__(self):
+        self.batches = []
+        self.go = threading.Semaphore(0)
+
+    def run(self, batch):
+        self.batches.append(len(batch))
+        assert self.go.acquire(timeout=20)
+        if batch.max() == 255:
+            raise ValueError("no")
+        return batch[:, 0, 0, :1].astype(np.float32)
+
+
+def pixels(value):
+    return np.full((2, 2, 3), value, np.uint8)
+
+
+def with_batcher(test, *, batch=4, wait=0.0):
+    model = Model()
+
+    async def main():
+        with ThreadPoolExecutor(1) as executor:
+            await test(model, Batcher(model.run, executor, batch=batch, wait=wait))
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_what_comes_while_the_model_is_busy_is_computed_together():
+    async def test(model, batcher):
+        first = asyncio.create_task(batcher.submit(pixels(0)))
+        await until(lambda: model.batches)
+        rest = [asyncio.create_task(batcher.submit(pixels(value))) for value in range(1, 7)]
+        await asyncio.sleep(0)
+        for _ in range(3):
+            model.go.release()
+        rows = await asyncio.gather(first, *rest)
+        assert [row.probabilities[0] for row in rows] == list(range(7))
+        assert [row.batch for row in rows] == [1, 4, 4, 4, 4, 2, 2]
+        assert model.batches == [1, 4, 2]
+
+    with_batcher(test)
+
+
+def test_a_batch_waits_for_pictures_that_are_on_their_way():
+    async def test(model, batcher):
+        model.go.release()
+        with batcher.announced():
+            first = asyncio.create_task(batcher.submit(pixels(1)))
+            await asyncio.sleep(0.01)
+            assert model.batches == []
+            second = asyncio.create_task(batcher.submit(pixels(2)))
+            await asyncio.sleep(0)
+        await asyncio.gather(first, second)
+        assert model.batches == [2]
+
+    with_batcher(test, wait=20)
+
+
+def test_but_not_longer_than_it_should():
+    async def test(model, batcher):
+        model.go.release()
+        with batcher.announced():
+            await batcher.submit(pixels(1))
+
+    with_batcher(test, wait=0.01)
+
+
+def test_what_nobody_waits_for_is_not_computed():
+    async def test(model, batcher):
+        first = asyncio.create_task(batcher.submit(pixels(0)))
+        await until(lambda: model.batches)
+        given_up = asyncio.create_task(batcher.submit(pixels(1)))
+        kept = asyncio.create_task(batcher.submit(pixels(2)))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        model.go.release()
+        model.go.release()
+        assert (await first).batch == (await kept).batch == 1
+
+    with_batcher(test)
+
+
+def test_an_error_is_the_answer_of_its_batch_alone():
+    async def test(model, batcher):
+        model.go.release()
+        model.go.release()
+        with pytest.raises(ValueError, match="no"):
+            await batcher.submit(pixels(255))
+        assert (await batcher.submit(pixels(3))).probabilities[0] == 3
+
+    with_batcher(test)
