@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from greffon.backbone.graft import graft
     from greffon.backbone.resnet import resnet50
     from greffon.bundle.predict import Predictor, load
+    from greffon.checking.check import check
+    from greffon.checking.report import Check
     from greffon.errors import (
         CheckFailedError,
         DataError,
@@ -41,6 +43,8 @@ _HOMES = {
     "Run": "greffon.training.job",
     "load": "greffon.bundle.predict",
     "Predictor": "greffon.bundle.predict",
+    "check": "greffon.checking.check",
+    "Check": "greffon.checking.report",
     "evaluate": "greffon.evaluation.evaluate",
     "Evaluation": "greffon.evaluation.evaluate",
     "Head": "greffon.recipe",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from greffon.errors import InputError
 
-Pool = Literal["avg", "max", "grid2", "grid3", "flatten"]
+Pool = Literal["auto", "avg", "max", "grid2", "grid3", "flatten"]
 ResizeRule = Literal["crop", "stretch", "pad"]
 Augment = Literal["flip", "crop", "colour", "rand"]
 FreezeRule = int | str
@@ -51,7 +51,8 @@ class Head(Options):
     pool: Pool = Field(
         default="avg",
         description="how the feature map becomes a vector: one average or maximum per channel, averages over "
-        "a 2x2 or 3x3 grid, or every value",
+        "a 2x2 or 3x3 grid, or every value; auto: avg, grid2 or grid3, whichever suits a solved head (lbfgs) best on "
+        "held-out pictures, else avg",
     )
     hidden: int = Field(
         default=0, ge=0, description="units of one hidden layer before the classifier; 0: no such layer"
@@ -94,7 +95,8 @@ class Stage(Options):
     optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = Field(
         default="adam",
         description="the optimizer, by its Keras name; lbfgs: a linear head alone is solved on fixed features, its "
-        "penalty chosen by cross-validation, without epochs and learning rate",
+        "penalty chosen by cross-validation, without epochs and learning rate (a head that is not linear is trained "
+        "with adam instead)",
     )
     learning_rate: Annotated[float, Field(gt=0.0)] | Literal["auto"] = Field(
         default=1e-3,
@@ -121,7 +123,7 @@ class Recipe(Options):
     Example:
         >>> import greffon
         >>> [stage.name for stage in greffon.Recipe().stages]
-        ['head', 'last-block']
+        ['probe', 'last-block']
     """
 
     weights: str = Field(default="imagenet", description="a weight set's name, a weight file, or a run (its backbone)")
@@ -193,11 +195,13 @@ class Recipe(Options):
         le=1.0,
         description="share of the validation pictures that must get the same label with an int8 trunk as with fp32",
     )
-    head: Head = Field(default_factory=Head, description="what is grafted onto the backbone")
+    head: Head = Field(default_factory=lambda: Head(pool="auto"), description="what is grafted onto the backbone")
     stages: tuple[Stage, ...] = Field(
+        # The linear head first, then the last block, kept only where it helps: Kumar et al. 2022, "Fine-Tuning can
+        # Distort Pretrained Features and Underperform Out-of-Distribution".
         default=(
-            Stage(name="head", learning_rate=1e-3, epochs=30),
-            Stage(name="last-block", unfreeze="conv5_block3", learning_rate=1e-4, epochs=15),
+            Stage(name="probe", optimizer="lbfgs"),
+            Stage(name="last-block", unfreeze="conv5_block3", learning_rate="auto", epochs=12, only_if_better=True),
         ),
         min_length=1,
         description="the stages, in order",
@@ -212,14 +216,12 @@ class Recipe(Options):
         return stages
 
     @model_validator(mode="after")
-    def _solves_linear_heads_alone(self) -> Self:
+    def _solves_heads_alone(self) -> Self:
         for stage in self.stages:
-            if stage.optimizer != "lbfgs":
-                continue
-            if stage.unfreeze not in ("none", 0) or self.head.hidden or self.head.layer is not None:
+            if stage.optimizer == "lbfgs" and stage.unfreeze not in ("none", 0):
                 raise ValueError(
-                    f"stage {stage.name!r}: lbfgs solves a linear head on fixed features, so unfreeze must be none and "
-                    f"the head without hidden units or a layer of its own"
+                    f"stage {stage.name!r}: lbfgs solves a head on fixed features, so unfreeze must be none, got "
+                    f"{stage.unfreeze!r}; take adam, adamw or sgd"
                 )
         return self
 
@@ -244,6 +246,10 @@ class Recipe(Options):
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def solves(self, stage: Stage) -> bool:
+        """Whether a stage's head is solved: it asks for that, and the head is linear."""
+        return stage.optimizer == "lbfgs" and not self.head.hidden and self.head.layer is None
+
     @classmethod
     def from_yaml(cls, file: str | Path) -> Recipe:
         """Read a recipe file; options that it leaves out have their defaults.
@@ -267,12 +273,6 @@ class Recipe(Options):
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
-    "lp-ft": Recipe(
-        stages=(
-            Stage(name="probe", optimizer="lbfgs"),
-            Stage(name="last-block", unfreeze="conv5_block3", learning_rate="auto", epochs=12, only_if_better=True),
-        ),
-    ),
     "tutorial": Recipe(
         resize="stretch",
         head=Head(pool="flatten", hidden=256, dropout=0.5),

@@ -66,7 +66,8 @@ def test_every_option_has_an_example():
 def test_every_option_has_a_flag_that_changes_it_and_nothing_else(options, name):
     word, value = EXAMPLES[name]
     flag = flag_name(name)
-    flags = parsed(f"--no-{flag[2:]}") if word is None else parsed(flag, word)
+    words = [flag, word] if word is not None else [flag if value else f"--no-{flag[2:]}"]
+    flags = parsed(*words)
     assert set(flags) == {name}
     before = Recipe()
     after = apply_flags(before, flags)
@@ -79,9 +80,10 @@ def test_every_option_has_a_flag_that_changes_it_and_nothing_else(options, name)
         assert places == {f"head.{name}"}
         assert getattr(after.head, name) == value
     else:
-        at = {"unfreeze": [1]}.get(name, [0, 1])
-        assert places == {f"{number}.{name}" for number in at}
-        assert getattr(after.stages[at[0]], name) == value
+        # A solved head has no learning rate to set, and the rules are those of the last stage.
+        at = [1] if name in ("unfreeze", "learning_rate") else [0, 1]
+        assert places == {f"{number}.{name}" for number in at if getattr(before.stages[number], name) != value}
+        assert all(getattr(after.stages[number], name) == value for number in at)
 
 
 def _leaves(recipe: Recipe):
@@ -102,7 +104,7 @@ def test_help_has_every_flag_with_its_description_and_default():
     for options, name in OPTIONS:
         assert f"{flag_name(name)} " in text
         assert options.model_fields[name].description in text
-    assert "[default: 30, then 15]" in text
+    assert "[default: 20, then 12]" in text
     assert "[default: conv5_block3]" in text
     for group in ("Recipe", "Head", "Stages"):
         assert f"─ {group} ─" in file.getvalue()
@@ -124,14 +126,21 @@ def test_patience_can_be_none_on_the_command_line():
 
 
 def test_learning_rates_keep_their_ratio():
-    recipe = apply_flags(Recipe(), {"learning_rate": 3e-4})
+    stages = (Stage(name="head", learning_rate=1e-3), Stage(name="block", unfreeze="conv5_block3", learning_rate=1e-4))
+    recipe = apply_flags(Recipe(stages=stages), {"learning_rate": 3e-4})
     assert [stage.learning_rate for stage in recipe.stages] == [3e-4, 3e-5]
+
+
+def test_a_learning_rate_is_for_stages_that_are_trained():
+    recipe = apply_flags(Recipe(), {"learning_rate": 3e-4})
+    assert [stage.learning_rate for stage in recipe.stages] == [Recipe().stages[0].learning_rate, 3e-4]
+    assert apply_flags(recipe, {"learning_rate": "auto"}) == Recipe()
 
 
 @pytest.mark.parametrize("rule", ["none", 0, "0"])
 def test_unfreeze_none_drops_the_last_stage(rule):
     recipe = apply_flags(Recipe(), {"unfreeze": rule})
-    assert [stage.name for stage in recipe.stages] == ["head"]
+    assert [stage.name for stage in recipe.stages] == ["probe"]
 
 
 def test_unfreeze_none_leaves_the_only_stage_without_rules():

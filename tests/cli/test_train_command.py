@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from greffon.cli import main
 from greffon.cli.flags import apply_flags
@@ -19,9 +20,24 @@ def called(job):
 def test_without_flags_the_default_recipe_is_trained(job):
     assert main(["train", "photos", "-o", "runs/first"]) == 0
     data, options = called(job)
-    assert data == Path("photos")
+    assert data == "photos"
     assert options.pop("reporter").console.stderr is False
-    assert options == {"recipe": Recipe(), "out": Path("runs/first"), "overwrite": False}
+    nothing = dict.fromkeys(("columns", "split", "manifest"))
+    assert options == {"recipe": Recipe(), "out": Path("runs/first"), "overwrite": False, **nothing}
+
+
+def test_columns_split_and_manifest_are_handed_on(job):
+    words = ["--column", "path=file", "--column", "label=cat,dog", "--split", "old.parquet", "--manifest", "m.csv"]
+    assert main(["train", "labels.csv", "-o", "run", *words]) == 0
+    _, options = called(job)
+    assert (options["columns"].path, options["columns"].label) == ("file", ("cat", "dog"))
+    assert (options["split"], options["manifest"]) == (Path("old.parquet"), Path("m.csv"))
+
+
+@pytest.mark.parametrize(("word", "said"), [("file", "WHAT=COLUMN"), ("lable=x", "did you mean 'label'")])
+def test_a_column_that_is_none(job, capsys, word, said):
+    assert main(["train", "labels.csv", "-o", "run", "--column", word]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_flags_change_the_recipe_that_is_named(job):

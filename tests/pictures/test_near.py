@@ -107,3 +107,21 @@ def test_nothing_to_compare(count):
 
 def test_groups_join_through_others():
     assert groups(6, [(4, 5), (0, 4), (2, 1)]).tolist() == [0, 1, 1, 3, 0, 0]
+
+
+def test_where_all_look_alike_only_what_is_nearer_than_usual_is_a_copy():
+    """Forty pictures that are one shape with a little texture of their own, and a copy of one of them."""
+    shape = np.asarray(_picture(0), np.float32)
+    random = np.random.default_rng(3)
+    images = []
+    for seed in range(40):
+        texture = np.asarray(_picture(seed + 50), np.float32)
+        images.append(Image.fromarray((0.75 * shape + 0.25 * texture).clip(0, 255).astype(np.uint8)))
+    images.append(images[7].resize((150, 150), Image.Resampling.BICUBIC))
+    # Two kinds of features, so that every picture has neighbours.
+    kinds = np.where(np.arange(40)[:, None] < 20, 2, -2) * random.normal(size=64)
+    features = kinds + random.normal(size=(40, 64))
+    features = np.concatenate([features, features[7:8] + 0.1 * random.normal(size=(1, 64))])
+    thumbnails = [_thumbnail(image) for image in images]
+    pairs = near_duplicates(features, thumbnails.__getitem__)
+    assert [(pair.first, pair.second) for pair in pairs] == [(7, 40)]

@@ -126,16 +126,36 @@ def test_losses_are_those_of_keras():
         np.testing.assert_allclose(picture_losses(probabilities, targets, several_labels=several), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"stages": (PROBE.replace(unfreeze="conv5"),)},
-        {"stages": (PROBE,), "head": greffon.Head(hidden=8)},
-    ],
-)
-def test_what_cannot_be_solved_is_refused(options):
-    with pytest.raises(InputError, match="solves a linear head on fixed features"):
-        greffon.Recipe(**options)
+def test_only_a_head_alone_is_solved():
+    with pytest.raises(
+        InputError, match="lbfgs solves a head on fixed features, so unfreeze must be none, got 'conv5'"
+    ):
+        greffon.Recipe(stages=(PROBE.replace(unfreeze="conv5"),))
+
+
+def test_a_head_that_is_not_linear_is_trained_instead(pictures, tmp_path):
+    recipe = RECIPE.replace(head=greffon.Head(pool="auto", hidden=8), stages=(PROBE.replace(epochs=2),))
+    stage = _record(_train(pictures, tmp_path / "run", recipe))["stages"][0]
+    assert stage["epochs"] == 2
+    assert "penalty" not in stage
+
+
+def test_the_pooling_is_chosen_on_held_out_pictures(pictures, tmp_path):
+    recipe = RECIPE.replace(head=greffon.Head(pool="auto"), image_size=96)
+    run = _train(pictures, tmp_path / "run", recipe)
+    pool = _record(run)["pool"]
+    assert set(pool["held_out_loss"]) == {"avg", "grid2", "grid3"}
+    assert pool["chosen"] == min(pool["held_out_loss"], key=pool["held_out_loss"].get)
+    cells = {"avg": 1, "grid2": 4, "grid3": 9}[pool["chosen"]]
+    assert run.load().bundle.model().get_layer("head_output").kernel.shape == (1024 * cells, 3)
+    # One pass of the trunk gave all of them.
+    assert run.summary["trunk"]["computed"] == 48
+    assert _record(run)["trunk"]["reused"] == 0
+
+
+def test_a_small_map_leaves_fewer_poolings(pictures, tmp_path):
+    run = _train(pictures, tmp_path / "run", RECIPE.replace(head=greffon.Head(pool="auto")))
+    assert set(_record(run)["pool"]["held_out_loss"]) == {"avg", "grid2"}
 
 
 def test_many_trainings_take_stages_that_are_trained_by_steps():

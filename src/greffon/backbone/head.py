@@ -10,6 +10,8 @@ from greffon.errors import InputError
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from greffon.recipe import Head
 
 
@@ -28,32 +30,50 @@ def grow(features: Any, classes: int, head: Head, copier: Copier) -> Any:
     return layers.Dense(classes, activation=head.output, dtype="float32", name="head_output")(x)
 
 
-def _pool(features: Any, pool: str) -> Any:
+def pool_layers(pool: str, sides: Sequence[int | None]) -> list[Any]:
+    """The layers that make a vector of a feature map.
+
+    Args:
+        pool: of `Head`.
+        sides: height and width of the map.
+
+    Raises:
+        InputError: the map has no known size, or one that is too small.
+    """
     from keras import layers
 
     if pool == "avg":
-        return layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")(features)
+        return [layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")]
     if pool == "max":
-        return layers.GlobalMaxPooling2D(data_format="channels_last", name="head_pool")(features)
-    sides = features.shape[1:3]
-    if None in sides:
+        return [layers.GlobalMaxPooling2D(data_format="channels_last", name="head_pool")]
+    flat = layers.Flatten(data_format="channels_last", name="head_flatten")
+    if pool == "auto":
+        raise InputError("pool='auto' is for greffon.train, which compares them on your pictures: choose one here")
+    height, width = sides
+    if height is None or width is None:
         raise InputError(
-            f"pool={pool!r} needs a backbone whose feature map has a known height and width, got "
-            f"{tuple(features.shape)}: build it with an input_shape such as (224, 224, 3), or pool by avg or max"
+            f"pool={pool!r} needs a backbone whose feature map has a known height and width, got {tuple(sides)}: "
+            "build it with an input_shape such as (224, 224, 3), or pool by avg or max"
         )
-    if pool != "flatten":
-        cells = int(pool.removeprefix("grid"))
-        if min(sides) < cells:
-            raise InputError(
-                f"pool={pool!r} needs a feature map of at least {cells} x {cells}, got {sides[0]} x {sides[1]}: "
-                "use larger pictures, or pool by avg or max"
-            )
-        # As many windows as cells, evenly spaced, overlapping where the side is no multiple: on 7 x 7 exactly what
-        # is known as adaptive pooling.
-        strides = tuple(side // cells for side in sides)
-        size = tuple(side - (cells - 1) * stride for side, stride in zip(sides, strides, strict=True))
-        features = layers.AveragePooling2D(size, strides, data_format="channels_last", name="head_pool")(features)
-    return layers.Flatten(data_format="channels_last", name="head_flatten")(features)
+    if pool == "flatten":
+        return [flat]
+    cells = int(pool.removeprefix("grid"))
+    if min(height, width) < cells:
+        raise InputError(
+            f"pool={pool!r} needs a feature map of at least {cells} x {cells}, got {height} x {width}: "
+            "use larger pictures, or pool by avg or max"
+        )
+    # As many windows as cells, evenly spaced, overlapping where the side is no multiple: on 7 x 7 exactly what is
+    # known as adaptive pooling.
+    strides = (height // cells, width // cells)
+    size = (height - (cells - 1) * strides[0], width - (cells - 1) * strides[1])
+    return [layers.AveragePooling2D(size, strides, data_format="channels_last", name="head_pool"), flat]
+
+
+def _pool(features: Any, pool: str) -> Any:
+    for layer in pool_layers(pool, features.shape[1:3]):
+        features = layer(features)
+    return features
 
 
 def _own_layer(x: Any, classes: int, layer: Any, copier: Copier) -> Any:

@@ -33,7 +33,8 @@ app = App(
 
 COMMANDS = {
     "demo": "Train on the pictures that come with Greffon: a minute or two, nothing to download.",
-    "train": "Train a classifier on a folder of pictures.",
+    "check": "Look for what is wrong with pictures before they are learned from.",
+    "train": "Train a classifier on labelled pictures.",
     "evaluate": "Say how good a trained run is on labelled pictures.",
     "predict": "Name what is in pictures.",
     "plan": "Say how long each way to train would take on this machine, and which fits into a time.",

@@ -33,7 +33,7 @@ NOT_FLAGS = {(Recipe, "head"), (Recipe, "stages"), (Stage, "name"), (Head, "laye
 _STAGE_NOTES = {
     "unfreeze": "; in the last stage: none or 0 leaves that stage out; repeat it or put commas for an ordered list",
     "epochs": " of each stage",
-    "learning_rate": " of the first stage; the others keep their ratio to it",
+    "learning_rate": " (the flag: of the first stage that is trained; the others keep their ratio to it)",
 }
 
 
@@ -41,7 +41,7 @@ def apply_flags(recipe: Recipe, flags: Mapping[str, Any]) -> Recipe:
     """The recipe with the given options changed, and no other.
 
     Options of the recipe and the head are set. Options of a stage are set in all stages, but for two:
-    `learning_rate` is the first stage's, and the others keep their ratio to it; `unfreeze` is the last stage's,
+    `learning_rate` is the first trained stage's, and the others keep their ratio to it; `unfreeze` is the last stage's,
     and `none` or 0 drops that stage where another one remains.
 
     Args:
@@ -55,7 +55,7 @@ def apply_flags(recipe: Recipe, flags: Mapping[str, Any]) -> Recipe:
         >>> from greffon.cli.flags import apply_flags
         >>> from greffon.recipe import Recipe
         >>> [stage.learning_rate for stage in apply_flags(Recipe(), {"learning_rate": 0.01}).stages]
-        [0.01, 0.001]
+        [0.001, 0.01]
     """
     values = {name: _checked(name, value) for name, value in flags.items()}
     stages = recipe.stages

@@ -103,6 +103,22 @@ class FlatGraph:
         return replace(self, nodes=tuple(reversed(kept)), inputs=tuple(inputs), outputs=tuple(outputs))
 
 
+def with_calls(graph: FlatGraph, layers: Sequence[keras.layers.Layer], tensor: int) -> tuple[FlatGraph, int]:
+    """The graph with layers called one after the other on one of its tensors; and the tensor that the last gives.
+
+    The layers are not part of any Keras model by that; the graph's outputs stay what they were.
+    """
+    nodes, specs = list(graph.nodes), dict(graph.specs)
+    for layer in layers:
+        output = max(specs) + 1
+        specs[output] = layer.compute_output_spec(specs[tensor])
+        if not layer.built:
+            layer.build(specs[tensor].shape)
+        nodes.append(Node(layer, (Ref(tensor),), {}, (tensor,), (output,), layer.name))
+        tensor = output
+    return replace(graph, nodes=tuple(nodes), specs=specs), tensor
+
+
 class GraphModel(keras.Model):
     """A Keras model that runs a flat graph and shares its layers.
 

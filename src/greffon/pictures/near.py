@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 THUMBNAIL = 96
 """Side of a thumbnail in pixels."""
 
-# Measured on 176 photographs and 880 near-copies of them, features of the embedded weights: these two find 99.5 % of
-# the copies, and no other pair of pictures (docs/data.md).
+# Measured on 176 photographs and 880 near-copies of them, features of the embedded weights: these find 98.5 % of the
+# copies and no other pair of pictures (docs/data.md).
 LEAST_COSINE = 0.4
 LEAST_CORRELATION = 0.89
+
+# Where all pictures look alike (clothes of 28 pixels, slides of one microscope), looking alike says little: copies
+# have to be so much nearer to each other than neighbours usually are.
+NEARER_THAN_USUAL = 0.15
+_USUAL = 0.6  # 1 - correlation of neighbours, where a picture has too few of them to say
+_ENOUGH = 5
 
 _COMPARED = 32  # side at which thumbnails are laid over each other
 _SHARES = (0.95, 0.9)  # of a side that a cropped copy may have kept
@@ -95,15 +101,32 @@ def near_duplicates(
     def bank(row: int) -> _Bank | None:
         return _bank(thumbnail(row))
 
-    pairs = []
+    looked_at = []
     for first, second, cosine in _candidates(features, least_cosine):
         ours, theirs = bank(first), bank(second)
-        if ours is None or theirs is None:
-            continue
-        correlation, mirrored = _fit(ours, theirs)
-        if correlation >= least_correlation:
-            pairs.append(NearPair(first, second, cosine, correlation, mirrored))
-    return pairs
+        if ours is not None and theirs is not None:
+            looked_at.append(NearPair(first, second, cosine, *_fit(ours, theirs)))
+    usual = _usual_distances(looked_at)
+    return [
+        pair
+        for pair in looked_at
+        if pair.correlation >= least_correlation
+        and 1 - pair.correlation <= NEARER_THAN_USUAL * min(usual[pair.first], usual[pair.second])
+    ]
+
+
+def _usual_distances(pairs: list[NearPair]) -> dict[int, float]:
+    """1 - correlation that a picture's neighbours usually have; all pictures' where its own may all be copies."""
+    distances: dict[int, list[float]] = {}
+    for pair in pairs:
+        for row in pair[:2]:
+            distances.setdefault(row, []).append(1 - pair.correlation)
+    known = [float(np.median(values)) for values in distances.values() if len(values) >= _ENOUGH]
+    median = float(np.median(known)) if known else _USUAL
+    return {
+        row: max(median, float(np.percentile(values, 80))) if len(values) >= _ENOUGH else max(median, _USUAL)
+        for row, values in distances.items()
+    }
 
 
 def groups(count: int, pairs: Iterable[tuple[int, int]]) -> Array:

@@ -23,8 +23,8 @@ def balanced_weights(targets: Array) -> Array:
     Example:
         >>> import numpy as np
         >>> from greffon.training.balance import balanced_weights
-        >>> balanced_weights(np.eye(2)[[0, 0, 0, 1]]).round(3).tolist()
-        [0.667, 0.667, 0.667, 2.0]
+        >>> balanced_weights(np.eye(2)[[0, 0, 1, 1, 1, 1]]).tolist()
+        [1.5, 1.5, 0.75, 0.75, 0.75, 0.75]
     """
     counts = targets.sum(axis=0)
     each = np.where(counts > 0, 1 / np.maximum(counts, 1), 0)

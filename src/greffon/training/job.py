@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.write import BundleContents, check_model, check_out, write_bundle
 from greffon.pictures.quarantine import load_manifest, obey
+from greffon.pictures.skipped import Skipped
 from greffon.pictures.split import apply_split, read_split, split
 from greffon.recipe import Recipe
+from greffon.training.pooling import choose_pool
 from greffon.training.progress import ConsoleReporter, Reporter, duration
-from greffon.training.samples import GoneBadError
-from greffon.training.start import Start, build_model, find_start
+from greffon.training.samples import GoneBadError, without
+from greffon.training.start import Start, build_backbone, find_start, graft_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
     from greffon.bundle.predict import Predictor
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
-    from greffon.pictures.skipped import Skipped
     from greffon.pictures.sources.columns import Columns
+    from greffon.recipe import Pool
+    from greffon.training.first_pass import FirstPass
     from greffon.training.near_copies import NearCopies
-    from greffon.training.planned import Planned
     from greffon.training.stages import StageResult, Stages
 
     Array = np.ndarray[Any, Any]
@@ -138,6 +140,7 @@ class _Job:
     def __init__(self, recipe: Recipe, start: Start, reporter: Reporter, written: str | Path | None) -> None:
         self.recipe, self.start, self.reporter, self.written = recipe, start, reporter, written
         self.notes: list[str] = []
+        self._chosen: dict[str, Any] = {}
         self._began = time.perf_counter()
 
     def read(self, data: Any, columns: Columns | None, manifest: str | Path | None) -> Catalog:
@@ -176,65 +179,59 @@ class _Job:
 
     def run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         """Train; again without them where pictures go bad meanwhile, which costs little: the rest is stored."""
-        from greffon.pictures.skipped import Skipped
-
         skipped = Skipped(len(catalog.ok))
         before = list(self.notes)
         while True:
             try:
                 return self._run(catalog, out, overwrite=overwrite)
             except GoneBadError as bad:
-                catalog = _without(catalog, bad, skipped)
+                catalog = without(catalog, bad, skipped)
                 self.notes = list(before)
                 self._note(skipped.note())
 
     def _run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         import keras
 
+        from greffon.training.first_pass import look_first
         from greffon.training.samples import samples_of
         from greffon.training.stages import Stages
 
-        keras.utils.set_random_seed(self.recipe.seed)
-        model, preprocessing, notes = build_model(self.start, self.recipe, catalog.class_names)
+        recipe = self.recipe
+        keras.utils.set_random_seed(recipe.seed)
+        backbone, preprocessing, notes = build_backbone(self.start, recipe)
+        model, more = graft_head(backbone, preprocessing, self.start, recipe.head, catalog.class_names)
         check_model(model)  # before the training: a head that cannot be saved would cost all of it
-        for note in notes:
+        for note in notes + more:
             self.notes.append(note)
             self.reporter.note(note)
-        resize = preprocessing.resize if self.recipe.resize == "auto" else self.recipe.resize
+        resize = preprocessing.resize if recipe.resize == "auto" else recipe.resize
         store = self._store()
-        earlier, near = self._near_copies(model, catalog, resize, store)
-        catalog = self._split(catalog, near)
+        first = look_first(model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes)
+        catalog = self._split(catalog, first.near if first else None)
+        together = first.near.together if first and first.near else []
+        pool = self._pool(first, catalog, together)
+        if pool is not None:
+            head = recipe.head.replace(pool=pool)
+            recipe = recipe.replace(head=head)
+            model, _ = graft_head(backbone, preprocessing, self.start, head, catalog.class_names)
         samples = samples_of(
-            catalog,
-            self.recipe.image_size,
-            resize,
-            views=self.recipe.views,
-            augment=self.recipe.augment,
-            together=near.together if near else (),
+            catalog, recipe.image_size, resize, views=recipe.views, augment=recipe.augment, together=together
         )
         self._warn_of_flatten(model, len(samples.train))
-        stages = Stages(model, self.recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier)
+        earlier = first.planned if first else None
+        stages = Stages(model, recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier)
         results, probabilities = stages.run()
         return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages)
 
-    def _near_copies(
-        self, model: Any, catalog: Catalog, resize: Any, store: Any
-    ) -> tuple[Planned | None, NearCopies | None]:
-        """One pass of the trunk over all pictures, which every stage needs, and what it shows of near-copies."""
-        from greffon.backbone.parts import output_shape, split_parts
-        from greffon.training.near_copies import find_near_copies
-        from greffon.training.planned import Planned
-        from greffon.training.samples import samples_to_split
-
-        if self.recipe.near_copies == "ignore":
-            return None, None
-        pictures = samples_to_split(catalog, self.recipe.image_size, resize)
-        planned = Planned(model, self.recipe, pictures, store, self.reporter, self.notes)
-        features = planned.with_features()
-        shape = output_shape(split_parts(model).backbone[-1]) or ()
-        channels = int(shape[-1] or 1)
-        with self.reporter.bar("looking for near-copies", total=None):
-            return planned, find_near_copies(catalog, features, channels)
+    def _pool(self, first: FirstPass | None, catalog: Catalog, together: Sequence[Sequence[str]]) -> Pool | None:
+        """The pooling that suits best, where the recipe leaves it open and it is not the average."""
+        if first is None or len(first.features) == 1:
+            return None
+        pool, losses = choose_pool(first.features, catalog, together, self.recipe)
+        said = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        self.reporter.note(f"pooling {pool}, by the loss of a solved head on held-out pictures: {said}")
+        self._chosen["pool"] = {"chosen": pool, "held_out_loss": losses}
+        return None if pool == "avg" else pool
 
     def _split(self, catalog: Catalog, near: NearCopies | None) -> Catalog:
         catalog = self._side(catalog, near.together if near else ())
@@ -322,32 +319,13 @@ class _Job:
             "seconds_saved": None if every_epoch is None else round(every_epoch - work.seconds, 2),
             "trunk": work.to_dict(),
             "int8": agreement.to_dict() if agreement else None,
+            **self._chosen,
             "notes": list(self.notes),
         }
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.reporter.warn(text)
-
-
-def _without(catalog: Catalog, bad: GoneBadError, skipped: Skipped) -> Catalog:
-    """The catalog with pictures in quarantine that went bad, each counted.
-
-    Raises:
-        DataError: too many have.
-    """
-    import polars as pl
-
-    for path, content in catalog.ok.select("path", "hash").iter_rows():
-        if content in bad.errors:
-            skipped.add(path, bad.errors[content])
-    gone = (pl.col("state") == "ok") & pl.col("hash").is_in(list(bad.errors))
-    reason = pl.col("hash").replace_strict({it: str(error) for it, error in bad.errors.items()}, default="")
-    frame = catalog.frame.with_columns(
-        state=pl.when(gone).then(pl.lit("quarantined")).otherwise(pl.col("state")),
-        reason=pl.when(gone).then(reason).otherwise(pl.col("reason")),
-    )
-    return replace(catalog, frame=frame)
 
 
 def _listed(frame: pl.DataFrame) -> str:

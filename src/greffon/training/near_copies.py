@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from greffon.frozen.activations import Activations
     from greffon.pictures.catalog import Catalog
-    from greffon.training.samples import PictureRows
 
     Array = np.ndarray[Any, Any]
 
@@ -77,20 +76,18 @@ class NearCopies:
         return f"{names}; and {more} more" if more > 0 else names
 
 
-def find_near_copies(catalog: Catalog, rows: Activations | PictureRows, channels: int) -> NearCopies:
+def find_near_copies(catalog: Catalog, pooled: Activations) -> NearCopies:
     """Compare all usable pictures with one another.
 
     Args:
         catalog: not split yet.
-        rows: for each usable picture that is not in test/, in the catalog's order, what the head takes: (d,), or a
-            feature map that is averaged here.
-        channels: of the backbone's feature map.
+        pooled: for each usable picture that is not in test/, in the catalog's order, averaged features (d,).
 
     Raises:
         GoneBadError: a picture cannot be read any more.
     """
     frame = to_split(catalog)
-    features = np.concatenate([_pooled(rows, some, channels) for some in _blocks(len(frame))])
+    features = np.asarray(pooled.gather(np.arange(len(frame)))[0], dtype=np.float32)
     paths, hashes = frame["path"].to_list(), frame["hash"].to_list()
     locators = catalog.locators(frame)
     first = {content: row for row, content in reversed(list(enumerate(hashes)))}
@@ -111,16 +108,3 @@ def find_near_copies(catalog: Catalog, rows: Activations | PictureRows, channels
     found = near_duplicates(features[different], thumbnail)
     pairs = [pair._replace(first=different[pair.first], second=different[pair.second]) for pair in found]
     return NearCopies(paths, hashes, frame["label"].to_list(), pairs)
-
-
-def _blocks(count: int) -> list[Array]:
-    rows = np.arange(count)
-    return [rows[start : start + 256] for start in range(0, count, 256)]
-
-
-def _pooled(source: Activations | PictureRows, rows: Array, channels: int) -> Array:
-    """One vector for each row: averaged over positions where the head takes them all."""
-    values = np.asarray(source.gather(rows)[0], dtype=np.float32).reshape(len(rows), -1)
-    if values.shape[1] % channels:
-        return values
-    return values.reshape(len(rows), -1, channels).mean(axis=1)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from greffon.backbone.freeze import freeze
+from greffon.backbone.head import pool_layers
+from greffon.backbone.parts import split_parts
 from greffon.frozen.activations import Activations
 from greffon.frozen.build import build_engine
 from greffon.frozen.cost import known_speed, macs, remember_speed
 from greffon.frozen.cut import Cut, find_cut
 from greffon.frozen.even import at_even_positions
 from greffon.frozen.feature_augment import augments_features, check_pooled, is_pooled
-from greffon.frozen.graph import flatten
+from greffon.frozen.graph import flatten, with_calls
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
 from greffon.training.samples import PictureRows
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from greffon.frozen.engine import Engine
     from greffon.frozen.graph import FlatGraph
     from greffon.frozen.store import ActivationStore
-    from greffon.recipe import Recipe, Stage
+    from greffon.recipe import Pool, Recipe, Stage
     from greffon.training.progress import Reporter
     from greffon.training.samples import Samples
 
@@ -131,36 +133,51 @@ class Planned:
 
     def filled(self, plans: list[StagePlan]) -> list[StagePlan]:
         """Run the trunk for all stages; with float32, and plans for it, where a number is too large for float16."""
-        return self._filled(plans, ())[0]
+        try:
+            self.fill(_activations(plans))
+        except DoesNotFitFloat16:
+            self._keep_float32()
+            plans = self.plan()
+            self.fill(_activations(plans))
+        return plans
 
-    def with_features(self) -> Activations | PictureRows:
-        """Run the trunk for all stages and, in the same pass, for what the head takes; give that by row.
+    def with_features(self, pools: Sequence[Pool]) -> dict[Pool, Activations]:
+        """Run the trunk for all stages and, in the same pass, for pooled features; give these, by row.
 
         Nothing of the stages is kept but what is in the store.
+
+        Args:
+            pools: ways to pool, as `Head.pool` names them.
         """
-        plans = self.plan()
-        freeze(self.model, "none")
-        cut = find_cut(self.model, graph=self._graph)
-        return self._filled(plans, (cut,))[1][0]
-
-    def _filled(
-        self, plans: list[StagePlan], also: Sequence[Cut]
-    ) -> tuple[list[StagePlan], list[Activations | PictureRows]]:
         try:
-            return plans, self._fill_all(plans, also)
+            return self._fill_features(pools)
         except DoesNotFitFloat16:
-            note = "an activation is beyond the range of float16; all are kept in float32"
-            self.notes.append(note)
-            self.reporter.warn(note)
-            self.work.activations = "float32"
-            plans = self.plan()
-            return plans, self._fill_all(plans, also)
+            self._keep_float32()
+            return self._fill_features(pools)
 
-    def _fill_all(self, plans: list[StagePlan], also: Sequence[Cut]) -> list[Activations | PictureRows]:
-        more = [self.source(cut) for cut in also]
-        sources = [*(plan.source for plan in plans), *more]
-        self.fill([source for source in sources if isinstance(source, Activations)])
-        return more
+    def _fill_features(self, pools: Sequence[Pool]) -> dict[Pool, Activations]:
+        plans = self.plan()
+        features = {pool: cast("Activations", self.source(cut)) for pool, cut in self._pooled(pools).items()}
+        self.fill([*_activations(plans), *features.values()])
+        return features
+
+    def _pooled(self, pools: Sequence[Pool]) -> dict[Pool, Cut]:
+        """Cuts of the common graph, widened for this, behind the backbone's feature map, pooled."""
+        last = split_parts(self.model).backbone[-1]
+        [tensor] = [node.outputs[0] for node in self._graph.nodes if node.operation is last]
+        cuts = {}
+        for pool in pools:
+            layers = pool_layers(pool, self._graph.specs[tensor].shape[1:3])
+            self._graph, output = with_calls(self._graph, layers, tensor)
+            trunk = self._graph.between(self._graph.inputs, [output])
+            cuts[pool] = Cut(trunk, self._graph.between([output], [output]), (), 0)
+        return cuts
+
+    def _keep_float32(self) -> None:
+        note = "an activation is beyond the range of float16; all are kept in float32"
+        self.notes.append(note)
+        self.reporter.warn(note)
+        self.work.activations = "float32"
 
     def source(self, cut: Cut, *, precision: str | None = None) -> Activations | PictureRows:
         """What passes a cut, by row of the samples; still to be filled.
@@ -244,3 +261,7 @@ class Planned:
             freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
             moving |= {id(layer) for layer in self.model.layers if layer.trainable}
         return at_even_positions(flatten(self.model), moving=lambda norm: id(norm) in moving)
+
+
+def _activations(plans: Sequence[StagePlan]) -> list[Activations]:
+    return [plan.source for plan in plans if isinstance(plan.source, Activations)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from greffon.frozen.trunk import Load
     from greffon.pictures.catalog import Catalog
     from greffon.pictures.resize import ResizeRule
+    from greffon.pictures.skipped import Skipped
     from greffon.recipe import Augment
 
     Array = np.ndarray[Any, Any]
@@ -112,6 +113,24 @@ def samples_to_split(catalog: Catalog, size: int, rule: ResizeRule) -> Samples:
     """All pictures that are to be split or have been, as if they were all to learn from; see `samples_of`."""
     frame = to_split(catalog).with_columns(split=pl.lit("train"))
     return samples_of(replace(catalog, frame=frame), size, rule)
+
+
+def without(catalog: Catalog, bad: GoneBadError, skipped: Skipped) -> Catalog:
+    """The catalog with pictures in quarantine that went bad, each counted.
+
+    Raises:
+        DataError: too many have.
+    """
+    for path, content in catalog.ok.select("path", "hash").iter_rows():
+        if content in bad.errors:
+            skipped.add(path, bad.errors[content])
+    gone = (pl.col("state") == "ok") & pl.col("hash").is_in(list(bad.errors))
+    reason = pl.col("hash").replace_strict({it: str(error) for it, error in bad.errors.items()}, default="")
+    frame = catalog.frame.with_columns(
+        state=pl.when(gone).then(pl.lit("quarantined")).otherwise(pl.col("state")),
+        reason=pl.when(gone).then(reason).otherwise(pl.col("reason")),
+    )
+    return replace(catalog, frame=frame)
 
 
 def _rows(train: int, pictures: int, views: int) -> tuple[Array, Array]:

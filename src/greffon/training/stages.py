@@ -170,9 +170,11 @@ class Stages:
         self.reporter.stage(stage.name, index + 1, len(self.recipe.stages), table.compact())
         compile_stage(self.model, stage, several_labels=self._several)
         seed = self.recipe.seed + index
+        if stage.optimizer == "lbfgs" and not self.recipe.solves(stage):
+            self.reporter.note(f"{stage.name}: the head is not linear, so it is trained with adam and not solved")
         before = fingerprint(self.model)
         start = time.perf_counter()
-        trained = self._solve(plan, seed) if stage.optimizer == "lbfgs" else self._fine_tune(index, plan, seed)
+        trained = self._solve(plan, seed) if self.recipe.solves(stage) else self._fine_tune(index, plan, seed)
         seconds = time.perf_counter() - start
         proof = examine(self.model, before) if trained.proof is None else trained.proof
         if not proof.holds:

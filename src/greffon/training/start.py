@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import keras
 
-    from greffon.recipe import Recipe
+    from greffon.recipe import Head, Recipe
 
 _DEPTH = 50
 
@@ -86,14 +86,24 @@ def build_model(
     Returns:
         The model; the record of the preprocessing that it does; notes for the user.
     """
-    from greffon.backbone.graft import graft
+    backbone, record, notes = build_backbone(start, recipe)
+    model, more = graft_head(backbone, record, start, recipe.head, class_names)
+    return model, record, notes + more
+
+
+def build_backbone(start: Start, recipe: Recipe) -> tuple[keras.Model, Preprocessing, list[str]]:
+    """Build the backbone and restore its weights.
+
+    Returns:
+        The backbone; the record of the preprocessing that it wants; notes for the user.
+    """
     from greffon.backbone.resnet import build_resnet
 
     side = recipe.image_size
     told: list[str] = []
     backbone = build_resnet(_DEPTH, start.weights, input_shape=(side, side, 3), tell=told.append)
     restored = backbone.greffon_weights
-    # Of a run, what becomes of its head is said below.
+    # Of a run, what becomes of its head is said later.
     notes = [] if start.run else [*told, *(f"weights: {note}" for note in restored.notes)]
     record = restored.preprocessing
     if recipe.preprocessing != "auto":
@@ -105,10 +115,22 @@ def build_model(
                 f"the weight file does not say what preprocessing it was trained with; taking {record.name!r}, which "
                 f"is usual for {restored.variant} (--preprocessing sets another)"
             )
-    model = graft(backbone, len(class_names), recipe.head, preprocessing=record, name="greffon")
-    if start.run is not None:
-        notes.append(_take_head(model, start.run, class_names))
-    return model, record, notes
+    return backbone, record, notes
+
+
+def graft_head(
+    backbone: keras.Model, record: Preprocessing, start: Start, head: Head, class_names: Sequence[str]
+) -> tuple[keras.Model, list[str]]:
+    """Graft a head onto a backbone; where the pooling is still to be chosen, with the average.
+
+    Returns:
+        The model; notes for the user.
+    """
+    from greffon.backbone.graft import graft
+
+    pool = "avg" if head.pool == "auto" else head.pool
+    model = graft(backbone, len(class_names), head.replace(pool=pool), preprocessing=record, name="greffon")
+    return model, [] if start.run is None else [_take_head(model, start.run, class_names)]
 
 
 def _take_head(model: Any, run: Path, class_names: Sequence[str]) -> str:
