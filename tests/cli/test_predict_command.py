@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ class Bundle:
     """A run that was right on all but one of 400 validation pictures, and wrong where it was least sure."""
 
     several_labels = False
-    manifest = SimpleNamespace(files={})
+    calibration = None
 
     @property
     def table(self):

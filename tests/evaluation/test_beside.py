@@ -12,11 +12,10 @@ from PIL import Image
 from rich.console import Console
 
 import greffon
-from greffon.bundle.manifest import write_json, write_manifest
 from greffon.bundle.predict import load
 from greffon.bundle.write import write_bundle
 from greffon.errors import DataError, InputError
-from greffon.evaluation.answers import CALIBRATION, calibration_of, name_pictures, validation_answers, wanted_confidence
+from greffon.evaluation.answers import calibration_of, name_pictures, validation_answers, wanted_confidence
 from greffon.evaluation.baselines import baselines, majority
 from greffon.evaluation.beside import Pictures, folds_beside
 from greffon.evaluation.calibration import Calibration
@@ -201,6 +200,8 @@ def test_answering_only_where_it_is_sure(predictor, data):
     assert (found.selected.count, found.selected.answered) == (6, sure.sum())
     assert str(found.selected) in str(found)
     assert found.risk_coverage[-1]["coverage"] == 1.0
+    assert sum(one.count for one in found.reliability) == 6
+    assert len(found.to_dict()["reliability"]) == 15
     assert json.loads(json.dumps(found.to_dict()))["selected"]["min_confidence"] == 0.4
     assert any("On the validation pictures, with a confidence of at least 0.400" in note for note in found.notes)
 
@@ -214,15 +215,12 @@ def calibrated(tmp_path_factory):
     labels = [NAMES[n] for n in p.argmax(axis=1)]
     labels[:30] = [NAMES[0]] * 30
     table = prediction_table(names, names, labels, p, NAMES)
-    run = write_bundle(tmp_path_factory.mktemp("calibrated") / "run", contents_of(grafted(), validation=table))
-    write_json(run / CALIBRATION, Calibration(2.0, "validation", 300).to_dict())
-    (run / "manifest.json").unlink()
-    write_manifest(run)
-    return run, p, labels
+    contents = contents_of(grafted(), validation=table, calibration=Calibration(2.0, "validation", 300))
+    return write_bundle(tmp_path_factory.mktemp("calibrated") / "run", contents), p
 
 
 def test_a_runs_calibration_is_applied(calibrated, data):
-    run, p, _ = calibrated
+    run, p = calibrated
     predictor = load(run)
     assert calibration_of(predictor.bundle).temperature == 2.0
     expected = Calibration(2.0).apply(p.astype(np.float32))
@@ -236,6 +234,8 @@ def test_a_runs_calibration_is_applied(calibrated, data):
     plain = name_pictures(predictor, files)
     np.testing.assert_allclose(plain.probabilities, named.probabilities, atol=1e-6)
     assert plain.features is None
+    predicted = [[one.scores[name] for name in NAMES] for one in predictor.predict(list(map(str, files)))]
+    np.testing.assert_allclose(predicted, named.probabilities, atol=1e-6)
     found = evaluate(predictor, data, folds=2)
     assert any("Probabilities are calibrated: temperature 2.000" in note for note in found.notes)
     table = found.table.filter(pl.col("path").is_in([f"{NAMES[0]}/{copy}.png" for copy in range(3)]))
@@ -278,3 +278,10 @@ def test_folds_note_nothing_where_nothing_is_known():
     bundle = type("Bundle", (), {"several_labels": False})()
     found, notes = folds_beside(bundle, pictures, 2, repeats=1)
     assert (found.count, notes) == (20, [])
+
+
+def test_of_many_training_pictures_a_head_is_solved_only_when_asked_for(predictor, data, monkeypatch):
+    for place in ("beside", "evaluate"):
+        monkeypatch.setattr(f"greffon.evaluation.{place}.MOST_UNASKED", 8)
+    assert len(evaluate(predictor, data).baselines.rows) == 2
+    assert len(evaluate(predictor, data, baselines=True).baselines.rows) == 4

@@ -7,7 +7,6 @@ out of one pass.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from greffon.frozen.graph import FlatGraph
 
     Array = np.ndarray[Any, Any]
-
-CALIBRATION = "calibration.json"
-"""The file of a run that holds its calibration."""
 
 WIDEST = 20_000
 """Features per picture that are still compared and solved; a flattened feature map has more."""
@@ -80,9 +76,7 @@ def name_pictures(
 
 def calibration_of(bundle: Bundle) -> Calibration:
     """The calibration that a run holds; one that changes nothing where it holds none."""
-    if CALIBRATION not in bundle.manifest.files:
-        return Calibration(several_labels=bundle.several_labels)
-    return Calibration.from_dict(json.loads(bundle.file(CALIBRATION).read_text(encoding="utf-8")))
+    return bundle.calibration or Calibration(several_labels=bundle.several_labels)
 
 
 def validation_answers(bundle: Bundle) -> Answers:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-MOST_UNASKED = 2000
+MOST_UNASKED = 1000
 """Training pictures up to which a head is solved on them without being asked for: some seconds."""
 
 
@@ -71,7 +71,7 @@ def baselines_beside(
         bundle: the run.
         pictures: what was evaluated, with features where the others than the largest class are wanted.
         learned: further pictures that the run was trained on; those among `pictures` are taken anyway.
-        asked: whether to compute them for more than 2,000 training pictures too.
+        asked: whether to compute them for more than 1,000 training pictures too.
     """
     test = pictures.measured
     several = bundle.several_labels

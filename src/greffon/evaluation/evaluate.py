@@ -12,6 +12,7 @@ from greffon.errors import DataError, InputError
 from greffon.evaluation.abstain import risk_coverage, selected
 from greffon.evaluation.answers import calibration_of, name_pictures, wanted_confidence
 from greffon.evaluation.beside import MOST_UNASKED, Pictures, baselines_beside, folds_beside
+from greffon.evaluation.calibration import reliability
 from greffon.evaluation.evaluated import Evaluation
 from greffon.evaluation.measures import answers_of, measure
 from greffon.evaluation.table import prediction_table, write_table
@@ -38,6 +39,7 @@ KNOWN = {
 """What a run did with pictures on these sides of its own split, and what that means for the numbers."""
 
 _LISTED = 10
+_POINTS = 20  # of the risk-coverage curve
 
 
 class Bars(Protocol):
@@ -77,7 +79,7 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
         allow_missing: whether classes of the model may have no folder.
         folds: at least 2: deal all pictures into so many folds, three times over, and measure a head that is solved on
             the features of the run's network; None: do not.
-        baselines: None: the largest class always, nearest neighbour and solved head where up to 2,000 pictures that
+        baselines: None: the largest class always, nearest neighbour and solved head where up to 1,000 pictures that
             the run was trained on are among those evaluated; True: also where they are on another side of the data, or
             more; False: none.
         min_confidence: measure what answering only from this confidence on means, 0..1.
@@ -251,10 +253,10 @@ def _evaluation(
     if beside.get("baselines") is not None:
         name, result = ("this run", measures) if len(new) or "val" not in known else ("this run (val)", known["val"])
         beside["baselines"] = beside["baselines"].beside(name, result)
+    answers = answers_of(told)
+    beside |= {"risk_coverage": tuple(risk_coverage(answers, _POINTS)), "reliability": reliability(answers)}
     if sure is not None:
-        answers = answers_of(told)
         beside["selected"] = selected(answers, sure.min_confidence)
-        beside["risk_coverage"] = tuple(risk_coverage(answers))
         notes.append(f"On the validation pictures, {sure}")
     return Evaluation(measures, len(new) > 0, known, table, side, unreadable, tuple(notes), **beside)
 

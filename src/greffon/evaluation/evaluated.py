@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from greffon.evaluation.abstain import Selected
     from greffon.evaluation.baselines import Baselines
+    from greffon.evaluation.calibration import Bin
     from greffon.evaluation.folds import Folds
     from greffon.evaluation.measures import Measures
 
@@ -34,7 +35,8 @@ class Evaluation:
             trained on. The run itself is the last row. None where they were not wanted.
         folds: repeated folds of a solved head on the features of all pictures; None where they were not wanted.
         selected: what answering only where the run is sure means on the pictures of `measures`; None likewise.
-        risk_coverage: rows of coverage, error and confidence, each 0..1; empty likewise.
+        risk_coverage: of the pictures of `measures`, rows of coverage, error and confidence, each 0..1; at most 20.
+        reliability: of the same pictures, what is said beside what is so, by how sure the answers are.
     """
 
     measures: Measures
@@ -48,6 +50,7 @@ class Evaluation:
     folds: Folds | None = None
     selected: Selected | None = None
     risk_coverage: tuple[dict[str, float], ...] = ()
+    reliability: tuple[Bin, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it but the table as plain values, ready for JSON."""
@@ -62,6 +65,7 @@ class Evaluation:
             "folds": None if self.folds is None else self.folds.to_dict(),
             "selected": None if self.selected is None else self.selected.to_dict(),
             "risk_coverage": list(self.risk_coverage),
+            "reliability": [dict(vars(one)) for one in self.reliability],
         }
 
     def __str__(self) -> str:
