@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from made_up_runs import NAMES, SIDE, contents_of, grafted, picture
+
+import greffon
+from greffon.bundle import write
+from greffon.bundle.runner import OnnxRunner
+from greffon.bundle.write import write_bundle
+from greffon.errors import InputError
+
+PICTURES = np.stack([picture(seed, SIDE, SIDE) for seed in range(5)])
+
+
+def test_the_file_answers_as_keras_does_for_any_number_of_pictures(run, model):
+    session = onnxruntime.InferenceSession(str(run / "model.onnx"), providers=["CPUExecutionProvider"])
+    expected = model.predict(PICTURES.astype(np.float32), verbose=0)
+    for count in (1, 5):
+        (given,) = session.run(["probabilities"], {"pictures": PICTURES[:count].astype(np.float32)})
+        np.testing.assert_allclose(given, expected[:count], rtol=0, atol=1e-4)
+
+
+def test_the_file_is_plain_onnx_and_names_the_classes(run):
+    file = onnx.load(run / "model.onnx")
+    onnx.checker.check_model(file)
+    assert {node.domain for node in file.graph.node} == {""}
+    assert {one.key: one.value for one in file.metadata_props}["class_names"] == '["cat", "dog", "owl 🦉"]'
+
+
+def test_nothing_heavy_is_loaded_to_predict(run, tmp_path):
+    script = (
+        "import sys, numpy, greffon\n"
+        "predictor = greffon.load(sys.argv[1])\n"
+        "print(predictor.predict(numpy.load(sys.argv[2]))[0].label)\n"
+        "heavy = {'tensorflow', 'keras', 'jax', 'torch', 'onnx', 'h5py', 'sklearn'}\n"
+        "assert not heavy & {name.split('.')[0] for name in sys.modules}, heavy & set(sys.modules)\n"
+    )
+    np.save(tmp_path / "pictures.npy", PICTURES)
+    command = [sys.executable, "-c", script, str(run), str(tmp_path / "pictures.npy")]
+    label = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    assert label == greffon.load(run).predict(PICTURES)[0].label
+
+
+def test_numbers_do_not_depend_on_the_batch(run):
+    content = (run / "model.onnx").read_bytes()
+    (whole,) = OnnxRunner(content, threads=1).run([PICTURES])
+    (parts,) = OnnxRunner(content, batch_size=2).run([PICTURES])
+    np.testing.assert_array_equal(whole, parts)
+    assert OnnxRunner(content).run([PICTURES[:0]])[0].shape == (0, 3)
+
+
+def test_other_shapes_and_other_files_are_refused(run):
+    runner = OnnxRunner((run / "model.onnx").read_bytes())
+    with pytest.raises(InputError, match=r"must have the shape \('batch', 64, 64, 3\), got \(5, 32, 64, 3\)"):
+        runner.run([PICTURES[:, ::2]])
+    with pytest.raises(InputError, match=r"got \(64, 64, 3\)"):
+        runner.run([PICTURES[0]])
+    with pytest.raises(InputError, match=r"ONNX Runtime .* cannot open the model"):
+        OnnxRunner(b"no onnx file")
+
+
+def test_a_model_that_onnx_answers_otherwise_for_is_left_to_keras(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "keras_answers", lambda model, pictures: np.full((len(pictures), 3), 0.3, np.float32))
+    predictor = greffon.load(write_bundle(tmp_path / "run", contents_of(model)))
+    assert not predictor.runs_on_onnx
+    (note,) = predictor.notes
+    assert "holds no model.onnx, so that Keras has to be loaded: ONNX Runtime and Keras differ by more than" in note
+    np.testing.assert_allclose(
+        predictor.probabilities(PICTURES)[0], model.predict(PICTURES.astype(np.float32), verbose=0), atol=1e-4
+    )
+
+
+def test_a_layer_that_the_emitter_does_not_know_is_named(tmp_path):
+    model = grafted(head=greffon.Head(layer=keras.layers.Dense(3, "softmax", dtype="float64", name="own")))
+    predictor = greffon.load(write_bundle(tmp_path / "run", contents_of(model)))
+    assert any("the layer own (Dense)" in note for note in predictor.notes)
+    assert len(predictor.predict(PICTURES)) == 5
+
+
+def test_a_run_of_before_still_answers(copied_run, model):
+    import json
+
+    manifest = json.loads((copied_run / "manifest.json").read_text(encoding="utf-8"))
+    added = [name for name in manifest["files"] if name.startswith(("model.onnx", "contract", "probes", "README"))]
+    assert len(added) == 11
+    for name in added:
+        del manifest["files"][name]
+        (copied_run / name).unlink()
+    (copied_run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    predictor = greffon.load(copied_run)
+    np.testing.assert_allclose(
+        predictor.probabilities(PICTURES)[0], model.predict(PICTURES.astype(np.float32), verbose=0), atol=1e-4
+    )
+    assert any(f"greffon {greffon.__version__} wrote none" in note for note in predictor.notes)
+
+
+def test_a_calibration_softens_predictions_and_not_bare_probabilities(model, tmp_path):
+    from greffon.evaluation.calibration import Calibration
+
+    calibration = Calibration(temperature=4.0, fitted_on="validation", count=100)
+    predictor = greffon.load(write_bundle(tmp_path / "run", contents_of(model, calibration=calibration)))
+    bare, _ = predictor.probabilities(PICTURES)
+    given = [[one.scores[name] for name in NAMES] for one in predictor.predict(PICTURES)]
+    assert predictor.bundle.calibration == calibration
+    np.testing.assert_allclose(given, calibration.apply(bare), atol=1e-6)
+    assert np.max(given) < bare.max()
