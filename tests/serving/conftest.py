@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_service import load, write_run
 
-for _needed in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx2"):
-    pytest.importorskip(_needed)
 
-from made_up_service import load, write_run  # noqa: E402
+def need_service():
+    """Skip where the extra `serve` or the client is not installed."""
+    for needed in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx2"):
+        pytest.importorskip(needed)
 
 
 class Process:
@@ -47,6 +49,7 @@ class Process:
 @pytest.fixture
 def start(tmp_path):
     """Starts services in processes of their own; all of them are stopped at the end."""
+    need_service()
     started = []
 
     def start(*words, **environment):
@@ -61,6 +64,7 @@ def start(tmp_path):
 @pytest.fixture
 def made(tmp_path):
     """Makes a service in this process, with one or more made-up models, and a client for it."""
+    need_service()
     from starlette.testclient import TestClient
 
     from greffon.serving.app import Service

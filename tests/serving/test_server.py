@@ -10,9 +10,11 @@ import threading
 import time
 import urllib.request
 
-import httpx2
 import psutil
+import pytest
 from made_up_service import picture, write_run
+
+httpx2 = pytest.importorskip("httpx2")
 
 FILES = {"files": picture("red")}
 

@@ -21,7 +21,7 @@ def serve(  # noqa: PLR0913  # one parameter for each flag
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="port to listen on; 0 takes a free one")] = 8000,
     min_confidence: Annotated[
-        float | None, Parameter(help="answers less sure are marked as not sure, 0 to 1; without it the run's own")
+        float | None, Parameter(help="answers less sure than this are marked as not sure, 0 to 1")
     ] = None,
     watch: Annotated[
         float | None, Parameter(help="look for new versions of the runs every so many seconds, and load them")

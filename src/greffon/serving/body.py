@@ -52,7 +52,7 @@ class Body:
         """The next part.
 
         Raises:
-            RefusedError: it is longer than allowed, or takes longer.
+            RefusedError: it is longer than allowed, takes longer, or ends early.
         """
         if self._whole:
             return await self._receive()
@@ -63,6 +63,8 @@ class Body:
             raise RefusedError(
                 408, f"the body did not arrive within {self._seconds:g} seconds", reason="slow", close=True
             ) from None
+        if message["type"] == "http.disconnect":
+            raise RefusedError(400, "the client went before its body was whole", reason="gone", close=True)
         if self.received > self._limit:
             raise RefusedError(413, f"a body may have {self._limit:,} bytes, this one has more", reason="too long")
         return message

@@ -7,7 +7,8 @@ import json
 import logging
 import sys
 
-_NAMES = ("greffon.serving", "uvicorn.error")
+_NOISY = ("python_multipart", "uvicorn.error")
+"""They warn of what a client sends, which is refused anyway; an error of the application is logged by `guard`."""
 
 
 class JsonLines(logging.Formatter):
@@ -36,12 +37,13 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Have the service's own logs, and those of what carries it, written as JSON lines."""
+    """Have all logs of this process written as JSON lines: the service's own, and warnings of everybody else's."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in _NAMES:
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+    logging.getLogger("greffon.serving").setLevel(logging.INFO)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -9,6 +9,7 @@ import numpy as np
 
 from greffon.bundle.manifest import MANIFEST
 from greffon.errors import InputError
+from greffon.evaluation.table import check_probabilities
 from greffon.pictures.decode import decode, read_size
 from greffon.pictures.faults import PictureError
 
@@ -63,7 +64,7 @@ class ServedModel:
         Args:
             name: by which requests ask for it.
             run: the folder that training wrote.
-            min_confidence: 0..1; None: the run's own, where it has one.
+            min_confidence: 0..1; None: all answers are sure.
 
         Raises:
             InputError: it is no run, or a file is missing or was changed.
@@ -73,7 +74,6 @@ class ServedModel:
         version = version_of(run)
         predictor = load(run)
         bundle = predictor.bundle
-        own = getattr(predictor, "min_confidence", None)
         served = cls(
             name,
             tuple(predictor.class_names),
@@ -81,7 +81,7 @@ class ServedModel:
             resize=bundle.preprocessing.resize,
             version=version,
             several_labels=bundle.several_labels,
-            min_confidence=own if min_confidence is None else min_confidence,
+            min_confidence=min_confidence,
             notes=tuple(predictor.notes),
         )
         if version_of(run) != version:
@@ -119,10 +119,12 @@ class ServedModel:
             batch: uint8 (n, size, size, 3), RGB, 0..255.
 
         Returns:
-            float32 (n, classes), 0..1.
+            float32 (n, classes), 0..1, calibrated where the run holds a calibration.
         """
-        probabilities, _ = self._predictor.probabilities(batch, batch_size=len(batch))
-        return np.asarray(probabilities, np.float32)
+        (rows,) = self._predictor.engine.run([batch])
+        rows = check_probabilities(rows, self.names)
+        calibration = self._predictor.bundle.calibration
+        return np.asarray(rows if calibration is None else calibration.apply(rows), np.float32)
 
     def is_sure(self, row: np.ndarray) -> bool:
         """Whether an answer is as sure as wanted: by its highest probability, or by the least sure yes or no."""

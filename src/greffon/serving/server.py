@@ -145,9 +145,12 @@ async def _watch(service: Service, seconds: float) -> None:
 def _listening_socket(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=1024)
+        listener = socket.create_server((host.strip("[]"), port), family=family, backlog=1024)
     except OSError as error:
         raise InputError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    # asyncio sends small packets at once only on sockets that say they are TCP; else an answer's body waits 40 ms for
+    # the client to confirm its head.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listener.detach())
 
 
 def _protocol(most: int) -> type[asyncio.Protocol]:
