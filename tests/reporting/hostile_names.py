@@ -1,0 +1,3 @@
+"""Names as a stranger could choose them."""
+
+HOSTILE = "red <img src=x onerror=alert(1)> & \"'"
