@@ -142,9 +142,15 @@ class Bundle:
             custom_objects: classes by name, for layers of the user's own.
 
         Raises:
-            InputError: the file was changed, or holds layers that Keras does not know.
+            InputError: the file was changed, or holds layers that Keras does not know; or Keras is not installed.
         """
-        import keras
+        try:
+            import keras
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"run {self.path}: its Keras model cannot be opened, {error.name} is not installed here. Install "
+                "greffon with what it trains with, or use the run's ONNX file"
+            ) from error
 
         from greffon.backbone.freeze import FreezeRules, set_trainable_state
 
