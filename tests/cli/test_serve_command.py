@@ -28,7 +28,7 @@ def served(monkeypatch):
 
 def test_options_reach_the_service(served, tmp_path, monkeypatch):
     monkeypatch.setenv("GREFFON_API_KEYS", "a-key-of-some-length")
-    serve(f"pets={tmp_path}", host="0.0.0.0", port=80, max_body=1.5, max_pixels=2, batch_wait=3, watch=5)
+    serve((f"pets={tmp_path}",), host="0.0.0.0", port=80, max_body=1.5, max_pixels=2, batch_wait=3, watch=5)
     service, options = served[0]
     assert service.models.default == "pets"
     assert service.settings.body == 1_500_000
@@ -53,14 +53,14 @@ def test_options_reach_the_service(served, tmp_path, monkeypatch):
 )
 def test_wrong_options(served, words, options, text):
     with pytest.raises(InputError, match=text):
-        serve(*words, **options)
+        serve(tuple(words), **options)
     assert not served
 
 
 def test_it_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "fastapi" else object())
     with pytest.raises(InputError, match=r"fastapi, which is not installed: pip install 'greffon\[serve\]'"):
-        serve("run")
+        serve(("run",))
 
 
 def test_importing_the_command_loads_nothing_heavy():
