@@ -113,7 +113,7 @@ def with_decisions(manifest: pl.DataFrame, earlier: pl.DataFrame | None) -> pl.D
     """
     if earlier is None:
         return manifest
-    decided = earlier.filter(pl.col("decision") != "").select(SCHEMA)
+    decided = earlier.filter(pl.col("decision") != "").select(*SCHEMA)
     known = {(path, content, kind): decision for path, content, kind, _, _, decision in decided.iter_rows()}
     keys = list(manifest.select("path", "hash", "kind").iter_rows())
     decisions = [known.get(key, "") for key in keys]
@@ -125,13 +125,15 @@ def with_decisions(manifest: pl.DataFrame, earlier: pl.DataFrame | None) -> pl.D
 def with_accepted(findings: Sequence[Finding], manifest: pl.DataFrame) -> list[Finding]:
     """The findings, those marked of whose pictures every one is decided about."""
     decided = {
-        (path, kind)
+        (path, kind): decision
         for path, kind, decision in manifest.select("path", "kind", "decision").iter_rows()
         if decision != ""
     }
-    return [
-        replace(each, accepted=True)
-        if each.manifest and each.paths and all((path, each.kind) in decided for path in each.paths)
-        else each
-        for each in findings
-    ]
+
+    def accepted(finding: Finding) -> bool:
+        decisions = [decided.get((path, finding.kind)) for path in finding.paths]
+        # What cannot be read cannot be used, whatever was decided.
+        known = ("leave out",) if finding.manifest == "quarantine" else ("leave out", "use")
+        return bool(finding.manifest and decisions) and all(decision in known for decision in decisions)
+
+    return [replace(each, accepted=True) if accepted(each) else each for each in findings]

@@ -101,6 +101,7 @@ def shortcut(features: Array, given: Array, *, seed: int = 0, permutations: int 
         (1.0, 0.5, 0.001)
     """
     from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits
 
     random = np.random.default_rng(seed)
     shuffles = np.stack([given, *(random.permutation(given) for _ in range(permutations))])
@@ -108,18 +109,24 @@ def shortcut(features: Array, given: Array, *, seed: int = 0, permutations: int 
     folds = min(_FOLDS, int(np.bincount(given).min()))
     right = np.zeros((len(shuffles), classes))
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, given)
-    for train, test in splits:
-        step = max(1, _CELLS // (classes * max(len(train), len(test))))
-        solver = _Solver.of(features[train], features[test])
-        for start in range(0, len(shuffles), step):
-            some = shuffles[start : start + step]
-            answers = solver.answers(some[:, train], classes)
-            hits = answers == some[:, test]
-            for number in range(classes):
-                right[start : start + step, number] += (hits & (some[:, test] == number)).sum(axis=1)
+    with threadpool_limits(1):  # the products are small: threads that wait for one another cost more
+        for train, test in splits:
+            right += _right(_Solver.of(features[train], features[test]), shuffles[:, train], shuffles[:, test], classes)
     shares = (right / np.bincount(given)).mean(axis=1)
     as_good = int((shares[1:] >= shares[0] - 1e-12).sum())
     return Shortcut(float(shares[0]), float(shares[1:].mean()), (1 + as_good) / (1 + permutations))
+
+
+def _right(solver: _Solver, train: Array, test: Array, classes: int) -> Array:
+    """How many pictures of each class are told rightly, for labels (shuffles, rows) of both parts of a fold."""
+    right = np.zeros((len(train), classes))
+    step = max(1, _CELLS // (classes * train.shape[1]))
+    for start in range(0, len(train), step):
+        some = test[start : start + step]
+        hits = solver.answers(train[start : start + step], classes) == some
+        for number in range(classes):
+            right[start : start + step, number] = (hits & (some == number)).sum(axis=1)
+    return right
 
 
 @dataclass(frozen=True)
@@ -173,10 +180,10 @@ def shortcuts(
     if not columns:
         return []
     whole = shortcut(np.concatenate(list(columns.values()), axis=1), labels, seed=seed)
-    alone = {name: shortcut(values, labels, seed=seed) for name, values in columns.items()}
-    able = {name: each for name, each in alone.items() if each.p <= LEVEL / len(alone)}
     if whole.p > LEVEL:
         return []
+    alone = {name: shortcut(values, labels, seed=seed) for name, values in columns.items()}
+    able = {name: each for name, each in alone.items() if each.p <= LEVEL / len(alone)}
     told = {class_names[int(number)]: labels == place for place, number in enumerate(names)}
     sentence = _sentence(whole, able, alone, said, told)
     return [Finding("shortcut", "look", sentence, score=whole.accuracy - whole.chance)]
@@ -210,7 +217,7 @@ def _difference(name: str, values: Array, told: Mapping[str, Array]) -> str:
             kind: max(shares[kind, label] for label in told) - min(shares[kind, label] for label in told)
             for kind in kinds
         }
-        kind = max(kinds, key=lambda each: gaps[each])
+        kind = max(kinds, key=lambda each: (gaps[each], each != ""))
         most = max(told, key=lambda label: shares[kind, label])
         least = min(told, key=lambda label: shares[kind, label])
         what = f"{name} {kind!s}" if kind else f"no {name}"
