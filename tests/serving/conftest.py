@@ -46,19 +46,28 @@ class Process:
         return code
 
 
-@pytest.fixture
-def start(tmp_path):
+def starter(folder):
     """Starts services in processes of their own; all of them are stopped at the end."""
     need_service()
     started = []
 
     def start(*words, **environment):
-        started.append(Process(words, tmp_path / f"log{len(started)}", environment))
+        started.append(Process(words, folder / f"log{len(started)}", environment))
         return started[-1]
 
     yield start
     for one in started:
         one.stop()
+
+
+@pytest.fixture
+def start(tmp_path):
+    yield from starter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory):
+    yield from starter(tmp_path_factory.mktemp("services"))
 
 
 @pytest.fixture
