@@ -27,23 +27,34 @@ def faulty(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checked(faulty, tmp_path_factory):
-    """What a check finds in it, with the features of the embedded weights; made once."""
-    import os
+def network():
+    """The embedded weights, ready to look at pictures of 64 pixels; built once."""
+    from greffon.checking.features import build_network
+    from greffon.training.start import find_start
 
+    return build_network(find_start("thin"), 64)
+
+
+@pytest.fixture
+def built(network, monkeypatch):
+    """Checks with `weights="thin", image_size=64` take the network that is built already."""
+    from greffon.checking import features
+
+    monkeypatch.setattr(features, "build_network", lambda start, size: network)
+
+
+@pytest.fixture(scope="session")
+def checked(faulty, network, tmp_path_factory):
+    """What a check finds in it, with the features of the embedded weights; made once."""
+    from greffon.checking import features
     from greffon.checking.check import check
     from greffon.training.progress import Reporter
 
     place = tmp_path_factory.mktemp("checked")
-    before = os.environ.get("GREFFON_CACHE")
-    os.environ["GREFFON_CACHE"] = str(place / "cache")
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GREFFON_CACHE", str(place / "cache"))
+        patch.setattr(features, "build_network", lambda start, size: network)
         found = check(faulty, weights="thin", image_size=64, out=place / "out", reporter=Reporter())
-    finally:
-        if before is None:
-            del os.environ["GREFFON_CACHE"]
-        else:
-            os.environ["GREFFON_CACHE"] = before
     return SimpleNamespace(found=found, out=place / "out", cache=place / "cache")
 
 

@@ -85,7 +85,7 @@ def test_as_text(checked):
     assert f"{len(checked.found.catalog.ok)} pictures of 2 classes" in text
 
 
-def test_a_second_check_computes_nothing_anew(checked, faulty, monkeypatch):
+def test_a_second_check_computes_nothing_anew(checked, built, faulty, monkeypatch):
     monkeypatch.setenv("GREFFON_CACHE", str(checked.cache))
     monkeypatch.setattr("greffon.frozen.trunk.build_engine", None)
     again = check(faulty, weights="thin", image_size=64, reporter=Reporter())
@@ -103,7 +103,8 @@ def test_a_training_obeys_what_was_decided(checked, faulty):
     assert notes == []
 
 
-def test_decisions_are_obeyed_and_kept(faulty, tmp_path):
+def test_decisions_are_obeyed_and_kept(faulty, tmp_path, monkeypatch):
+    monkeypatch.setattr("greffon.checking.report.contact_sheet", lambda *_, **__: None)  # which takes most of the time
     first = plain(faulty, out=tmp_path)
     wrong = {each.kind for each in first.open("wrong")}
     assert {"exact copies across the split", "exact copies under different labels", "unreadable: empty"} == wrong
@@ -121,8 +122,8 @@ def test_decisions_are_obeyed_and_kept(faulty, tmp_path):
 
 
 def test_what_is_to_be_used_is_not_told_as_wrong(faulty, tmp_path):
-    plain(faulty, out=tmp_path)
     file = tmp_path / "manifest.csv"
+    plain(faulty).save_manifest(file)
     decide(file, dict.fromkeys(load_manifest(file)["path"], "use"))
     again = plain(faulty, manifest=file)
     [copies] = again.of_kind("exact copies across the split")
@@ -170,7 +171,7 @@ def test_a_class_without_a_readable_picture_is_told_not_refused(tmp_path):
     assert any(each.kind.startswith("unreadable") for each in found.findings)
 
 
-def test_a_picture_that_goes_bad_meanwhile_is_quarantined(checked, faulty, monkeypatch):
+def test_a_picture_that_goes_bad_meanwhile_is_quarantined(checked, built, faulty, monkeypatch):
     from greffon.checking import features
     from greffon.pictures.faults import PictureError
     from greffon.training.samples import GoneBadError
