@@ -84,10 +84,10 @@ class ServedModel:
             min_confidence=min_confidence,
             notes=tuple(predictor.notes),
         )
+        served._predictor = predictor
+        served.run(np.zeros((1, served.input_size, served.input_size, 3), np.uint8))  # reads all that is needed
         if version_of(run) != version:
             raise InputError(f"{run} was replaced while it was opened; open it again")
-        served._predictor = predictor
-        served.run(np.zeros((1, served.input_size, served.input_size, 3), np.uint8))
         return served
 
     def decode(self, picture: bytes, *, max_pixels: int) -> np.ndarray:
