@@ -163,6 +163,15 @@ def test_a_picture_named_twice_has_two_rows_and_none_gives_an_empty_table(predic
     assert _read(predict_to_file(predictor, [], tmp_path / "none.parquet").out) == []
 
 
+def test_whether_an_answer_is_sure_has_a_column(predictor, folder, tmp_path):
+    names = names_of(folder)
+    expected = [None if one.error else one.scores["cat"] > 0.3 for one in predictor.predict(names)]
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        out = tmp_path / f"out{suffix}"
+        rows = _read(predict_to_file(predictor, names, out, sure=lambda one: one.scores["cat"] > 0.3).out)
+        assert [row["sure"] for row in rows] == expected
+
+
 def test_names_that_are_no_text_are_escaped(predictor, folder, tmp_path):
     name = os.fsencode(folder) + b"/caf\xe9.png"
     try:

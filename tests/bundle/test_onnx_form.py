@@ -101,6 +101,14 @@ def test_a_run_of_before_still_answers(copied_run, model):
     assert any(f"greffon {greffon.__version__} wrote none" in note for note in predictor.notes)
 
 
+def test_with_an_accelerator_the_processor_says_what_is_right(model, monkeypatch):
+    from greffon.bundle.onnx_form import keras_answers
+
+    expected = keras_answers(model, PICTURES)
+    monkeypatch.setattr("greffon.frozen.hardware.has_accelerator", lambda: True)
+    np.testing.assert_allclose(keras_answers(model, PICTURES), expected, atol=1e-6)
+
+
 def test_a_calibration_softens_predictions_and_not_bare_probabilities(model, tmp_path):
     from greffon.evaluation.calibration import Calibration
 
@@ -111,3 +119,19 @@ def test_a_calibration_softens_predictions_and_not_bare_probabilities(model, tmp
     assert predictor.bundle.calibration == calibration
     np.testing.assert_allclose(given, calibration.apply(bare), atol=1e-6)
     assert np.max(given) < bare.max()
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("variant", ["thin", "v1", "v1.5"])
+def test_full_size_networks_keep_their_contract_in_both_engines(variant, tmp_path):
+    from greffon.backbone.resnet import resnet
+    from greffon.bundle.verify import check_replays, verify
+
+    keras.utils.set_random_seed(1)
+    backbone = resnet((3, 4, 6, 3), variant, input_shape=(224, 224, 3))
+    names = {"thin": "open_nsfw", "v1": "caffe", "v1.5": "torch"}
+    model = greffon.graft(backbone, 3, preprocessing=names[variant])
+    run = write_bundle(tmp_path / "run", contents_of(model, image_size=224))
+    replays = verify(run, keras=True)
+    check_replays(replays)
+    assert [replay.engine for replay in replays] == ["onnx", "keras"]

@@ -97,6 +97,7 @@ def predict_to_file(
     *,
     overwrite: bool = False,
     batch_size: int = 32,
+    sure: Callable[[Prediction], bool] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> BatchResult:
     """Name what is in many pictures, into a file.
@@ -111,6 +112,7 @@ def predict_to_file(
         out: where to, ending in .csv, .jsonl or .parquet. An interrupted job for the same file and run goes on.
         overwrite: a file that is there is replaced, when the new one is whole.
         batch_size: pictures that are computed at once, at least 1.
+        sure: whether an answer is sure enough; what it says is a column `sure`, null where there is no answer.
         advance: called with how many more pictures are answered.
 
     Raises:
@@ -129,6 +131,8 @@ def predict_to_file(
         with _Journal(place, predictor) as journal:
             kept = _answer(predictor, names, journal, batch_size, advance)
             rows = [journal.rows[name] for name in names]
+            if sure is not None:
+                rows = [{**row, "sure": None if row["error"] else sure(_prediction(row))} for row in rows]
             _write(place, rows, predictor)
             journal.remove()
     except OSError as error:
@@ -190,6 +194,13 @@ def _row(one: Prediction, digest: str | None) -> _Row:
         "scores": one.scores,
         "error": one.error,
     }
+
+
+def _prediction(row: _Row) -> Prediction:
+    from greffon.bundle.predict import Prediction
+
+    given = {name: row[name] for name in ("path", "label", "probability", "scores", "error")}
+    return Prediction(**given, labels=tuple(row["labels"]))
 
 
 class _Journal:
@@ -304,6 +315,8 @@ def _table(rows: list[_Row], predictor: Predictor, *, lists: bool) -> pl.DataFra
             if lists
             else pl.Series([json.dumps(labels, ensure_ascii=False) for labels in given], dtype=pl.String)
         )
+    if rows and "sure" in rows[0]:
+        columns["sure"] = pl.Series(column("sure"), dtype=pl.Boolean)
     columns["error"] = pl.Series(column("error"), dtype=pl.String)
     for name in predictor.class_names:
         columns[PREFIX + name] = pl.Series([row["scores"].get(name) for row in rows], dtype=pl.Float32)

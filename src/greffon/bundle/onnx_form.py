@@ -8,6 +8,7 @@ either way), and the one that is (0.13 s) is laid out for the instructions of th
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from greffon.bundle.runner import OnnxRunner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     import keras
 
@@ -69,8 +71,20 @@ def keras_answers(model: keras.Model, pictures: Array) -> Array:
     """
     import keras
 
-    tensor = keras.ops.convert_to_tensor(pictures.astype(np.float32), model.inputs[0].dtype)
-    return np.asarray(keras.ops.convert_to_numpy(model(tensor, training=False)), np.float32)
+    with _on_the_processor():
+        tensor = keras.ops.convert_to_tensor(pictures.astype(np.float32), model.inputs[0].dtype)
+        return np.asarray(keras.ops.convert_to_numpy(model(tensor, training=False)), np.float32)
+
+
+def _on_the_processor() -> AbstractContextManager[Any]:
+    """TensorFlow on a GPU multiplies with 10 bits of precision, too few to say what every copy has to answer."""
+    import keras
+
+    from greffon.frozen.hardware import has_accelerator
+
+    if keras.backend.backend() == "tensorflow" and has_accelerator():
+        return keras.device("cpu:0")
+    return nullcontext()
 
 
 def _named(data: bytes, class_names: Sequence[str]) -> bytes:
