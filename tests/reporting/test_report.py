@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 
+import numpy as np
 import pytest
-from hostile_names import HOSTILE
+from small_runs import HOSTILE, made_up
 
 import greffon
 from greffon.errors import InputError
@@ -55,17 +58,16 @@ def test_it_says_what_was_trained_and_proves_it(trained, words):
     assert words.count("Freezing is proven") == 2
     assert "Stage 2 of 2: last <b>block" in words
     assert "conv5_block3" in words
-    assert "3 epochs in numbers" in words
+    assert "2 epochs in numbers" in words
 
 
 def test_its_numbers_are_those_of_the_test_pictures_and_of_validation(trained, folder, words):
-    found = greffon.evaluate(trained, folder, side="test").measures
-    assert f"test: {found.headline()}" in words
-    assert f"{found.per_class['blue'].recall:.3f}" in words
+    found = greffon.evaluate(trained, folder, side="all")
+    assert f"test: {found.measures.headline()}" in words
+    assert f"{found.measures.per_class['blue'].recall:.3f}" in words
+    assert f"validation: {found.known['val'].count} pictures" in words
     assert "nearest neighbour" in words
     assert "this run" in words
-    validation = greffon.evaluate(trained, folder, side="train").known["val"]
-    assert f"validation: {validation.count} pictures" in words
 
 
 def test_pictures_are_shown_with_where_it_looked_and_what_is_alike(page, written, words):
@@ -113,9 +115,9 @@ def test_nothing_is_loaded_from_elsewhere(page, written):
     assert all(address.startswith("http://www.w3.org/") for address in addresses), addresses
 
 
-def test_the_same_run_gives_the_same_page(trained, folder, written, tmp_path):
-    again = report(trained, folder, out=tmp_path / "again.html", most=5)
-    assert again.path.read_bytes() == written.path.read_bytes()
+def test_the_same_run_gives_the_same_page(small, folder, tmp_path):
+    one, other = (report(small, folder, out=tmp_path / name).path for name in ("one.html", "other.htm"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_pictures_are_known_by_content_wherever_they_are(copied, folder, tmp_path):
@@ -127,25 +129,92 @@ def test_pictures_are_known_by_content_wherever_they_are(copied, folder, tmp_pat
             if file.stat().st_size > 100:
                 shutil.copy(file, moved / place.name / f"other-{number}.png")
     found = report(copied, moved, most=3, neighbours=0)
-    assert (found.path, found.pictures, found.gone) == (copied / "report.html", 3, 0)
+    assert (found.path, found.pictures, found.gone) == (copied / "report.html", 6, 0)
     assert any("15 test pictures are gone" in note for note in found.notes)
     for place in sorted(moved.iterdir()):
         for file in place.iterdir():
             file.write_bytes(file.read_bytes() + b"\0")  # still a picture, and another one
     changed = report(copied, moved, most=3, neighbours=0)
-    assert (changed.pictures, changed.gone) == (0, 3)
+    assert (changed.pictures, changed.gone) == (0, 6)
     text = changed.path.read_text(encoding="utf-8")
     assert "the picture is gone or was changed" in text
     assert "data:image/jpeg" not in text
     assert "validation: accuracy" in re.sub(r"</?b>", "", text)
 
 
-def test_without_data_they_are_where_the_record_or_this_folder_says(copied, folder, tmp_path, monkeypatch):
+def test_without_data_they_are_where_the_record_or_this_folder_says(folder, copied, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recorded = isinstance(json.loads((copied / "run.json").read_text(encoding="utf-8")).get("root"), str)
-    assert report(copied, most=2, neighbours=0).pictures == (2 if recorded else 0)
+    assert report(copied, most=2, neighbours=0).pictures == 0
     monkeypatch.chdir(folder)
-    assert report(copied, most=2, neighbours=0).pictures == 2
+    assert report(copied, most=2, neighbours=0).pictures == 4
+    monkeypatch.chdir(tmp_path)
+    recorded = made_up(folder, tmp_path / "recorded", record={"root": str(folder)})
+    assert report(recorded, most=2, neighbours=0).pictures == 4
+
+
+def test_what_a_run_names_is_not_fetched(folder, small, tmp_path, monkeypatch):
+    from greffon.bundle.read import read_bundle
+    from greffon.pictures.sources import remote
+    from greffon.reporting.found import Finder
+
+    def fetched(address):
+        raise AssertionError(f"{address} was asked for")
+
+    monkeypatch.setattr(remote, "read_address", fetched)
+    monkeypatch.setattr(remote, "local_copy", fetched)
+    finder = Finder(read_bundle(small))
+    names = ["https://example.invalid/a.png", "s3://bucket/a.tar::1.png", "a\0b.png", "", None, "/etc/passwd", "."]
+    assert finder.find(names, ["0" * 32] * len(names)) == [None] * len(names)
+    assert finder.find(["a.png"], [None]) == [None]
+
+
+def test_several_labels(folder, tmp_path):
+    run = made_up(folder, tmp_path / "run", several=True)
+    found = report(run, folder, most=3)
+    page = Page(found.path.read_text(encoding="utf-8"))
+    words = " ".join(page.text)
+    assert found.pictures == 6
+    assert "What is taken for what" not in words
+    assert "mean average precision" in words
+    assert "nearest neighbour" in words
+    assert len([address for address in pictures_in(page) if "jpeg" in address]) == 6 + 6 * 3
+    assert "onerror" not in {name for _, name, _ in page.attributes}
+
+
+def test_of_many_classes_only_what_is_confused_most(folder, tmp_path):
+    from greffon.pictures.catalog import Catalog
+
+    names = [*Catalog.from_folder(folder).class_names, *(f"class {n}" for n in range(40))]
+    run = made_up(folder, tmp_path / "run", names=names)
+    text = report(run, most=0, neighbours=0).path.read_text(encoding="utf-8")
+    assert "What is taken for what" not in text
+    assert "Most often confused" in text
+    assert "class 39" in text
+    assert "mistakes it was surest of" not in text
+
+
+def test_records_of_other_versions(folder, tmp_path):
+    """A record may lack nearly everything, or hold something else in its place."""
+    record = {"stages": [{"name": "probe", "proof": {"frozen": "many"}}, 7], "trunk": None, "seconds": "long"}
+    run = made_up(folder, tmp_path / "run", record=record)
+    text = report(run, most=0, neighbours=0).path.read_text(encoding="utf-8")
+    assert "Stage 1 of 2: <bdi>probe</bdi>" in text
+    assert "Freezing" not in text
+    assert "says nothing of it" in text
+
+
+def test_a_model_that_cannot_be_opened_leaves_the_numbers(folder, copied, monkeypatch):
+    from greffon.bundle.read import Bundle
+
+    def unknown(self, **options):
+        raise InputError("model.keras cannot be opened: layer Mine is not known")
+
+    monkeypatch.setattr(Bundle, "model", unknown)
+    found = report(copied, folder, most=2)
+    text = found.path.read_text(encoding="utf-8")
+    assert (found.pictures, found.gone) == (0, 4)
+    assert "layer Mine is not known" in text
+    assert "validation" in text
 
 
 @pytest.mark.parametrize(
@@ -203,3 +272,67 @@ def test_a_failed_write_leaves_the_old_page(copied, monkeypatch):
         report(copied, most=0, neighbours=0)
     assert (copied / "report.html").read_text() == "old"
     assert not list(copied.glob(".*.part"))
+
+
+# --- in a browser ---
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium (apt install chromium)")
+
+
+def browse(page, folder, *options):
+    """Open a page in headless Chromium; the lines of its console, and the screenshot."""
+    from PIL import Image
+
+    shot = folder / "shot.png"
+    command = [
+        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+        "--no-first-run", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", "--window-size=800,1200",
+        f"--screenshot={shot}", *options, page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120, check=False)
+    assert shot.is_file(), done.stderr[-2000:]
+    with Image.open(shot) as image:
+        return re.findall(r"CONSOLE.*", done.stderr), np.asarray(image.convert("RGB"))
+
+
+@needs_browser
+def test_a_browser_shows_it_without_a_word_in_its_console(written, tmp_path):
+    console, light = browse(written.path, tmp_path)
+    assert console == []
+    assert light.std() > 10  # something is there
+    assert light.mean() > 200
+    _, dark = browse(written.path, tmp_path, "--blink-settings=preferredColorScheme=0")
+    assert dark.mean() < 80
+
+
+@needs_browser
+def test_the_console_would_tell(tmp_path):
+    """What the test above looks for is there where something is wrong."""
+    policy = "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\">"
+    (tmp_path / "bad.html").write_text(f"<html><head>{policy}</head><script>alert(1)</script><img src='x.png'></html>")
+    console, _ = browse(tmp_path / "bad.html", tmp_path)
+    assert len(console) == 2
+
+
+@needs_browser
+def test_it_fits_a_phone_and_every_picture_is_whole(written, tmp_path):
+    """Measured by a page around it, in a frame as wide as a phone; the policy is taken off so that it may be."""
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", written.path.read_text(encoding="utf-8")).replace(
+        ' loading="lazy"', ""
+    )
+    outer = f"""<iframe width=360 height=640 srcdoc="{html.escape(text)}"></iframe><script>
+    onload = () => {{
+      const page = frames[0].document;
+      for (const one of page.querySelectorAll("details")) one.open = true;
+      const broken = [...page.images].filter((image) => !image.naturalWidth).length;
+      console.log(JSON.stringify([page.documentElement.scrollWidth, page.images.length, broken]));
+    }};</script>"""
+    (tmp_path / "outer.html").write_text(f"<!DOCTYPE html><meta charset=utf-8>{outer}", encoding="utf-8")
+    console, _ = browse(tmp_path / "outer.html", tmp_path, "--virtual-time-budget=5000")
+    width, pictures, broken = json.loads(re.search(r"\[[\d,]+\]", console[0])[0])
+    assert width <= 360
+    assert pictures > 20
+    assert broken == 0

@@ -81,7 +81,7 @@ def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin] | None = Non
     axes.set_ylim(-0.04, 1.04)
     axes.set_xlabel("probability that is said")
     axes.set_ylabel("share that is so")
-    legend = axes.legend(frameon=False, labelcolor=_INK, fontsize=8, loc="upper left")
+    legend = axes.legend(frameon=False, labelcolor=_INK, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_sizes([30])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from greffon.pictures.sources.locate import is_address, located, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from greffon.bundle.read import Bundle
+    from greffon.evaluation.evaluate import Bars
     from greffon.pictures.sources.columns import Columns
 
     Locator = Path | str
@@ -29,7 +32,7 @@ class Finder:
         bundle: the run.
         data: where its pictures are now, whatever `greffon.train` takes; None: where they were.
         columns: which columns of a table say what.
-        advance: called with how many pictures have been read, where all of the data has to be.
+        progress: shows how many pictures have been read, where all of the data has to be.
 
     Raises:
         InputError: the data cannot be read.
@@ -42,9 +45,9 @@ class Finder:
         data: Any = None,
         *,
         columns: Columns | None = None,
-        advance: Callable[[int], None] | None = None,
+        progress: Bars | None = None,
     ) -> None:
-        self._data, self._columns, self._advance = data, columns, advance
+        self._data, self._columns, self._progress = data, columns, progress
         self._by_hash: dict[str, Locator] | None = None
         self._roots = [Path()]
         root = bundle.record.get("root")
@@ -85,7 +88,13 @@ class Finder:
         if self._by_hash is None:
             from greffon.pictures.sources.choose import catalog_of
 
-            catalog = catalog_of(self._data, columns=self._columns, to="evaluate", advance=self._advance)
+            with bar(self._progress, "reading pictures", None) as advance:
+                catalog = catalog_of(self._data, columns=self._columns, to="evaluate", advance=advance)
             usable = catalog.ok
             self._by_hash = dict(zip(usable["hash"].to_list(), catalog.locators(usable), strict=True))
         return self._by_hash
+
+
+def bar(progress: Bars | None, name: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar, or nothing."""
+    return nullcontext(lambda more: None) if progress is None else progress.bar(name, total=total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,11 @@ from greffon.evaluation.table import prediction_table, probabilities_of
 from greffon.pictures.contact_sheet import choose
 from greffon.pictures.decode import decode_many
 from greffon.reporting.figures import heat, small_picture
+from greffon.reporting.found import bar
 from greffon.reporting.neighbours import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
     from greffon.bundle.predict import Predictor
     from greffon.bundle.read import Bundle
@@ -111,15 +110,14 @@ class Look:
         if most is not None and whole > most:
             rows = rows[choose([label or "" for label in rows["label"].to_list()], most)]
             self.notes.append(f"Of {whole:,} {side} pictures {most:,} were looked at")
-        with bar(self.progress, f"finding {side} pictures", None):
-            found = self.finder.find(rows["path"].to_list(), rows["hash"].to_list())
+        found = self.finder.find(rows["path"].to_list(), rows["hash"].to_list())
         there = [place for place in found if place is not None]
         if len(there) < len(rows):
             self.notes.append(f"{len(rows) - len(there):,} of {len(rows):,} {side} pictures are gone or were changed")
         if not there:
             return None
         rows = rows.filter(pl.Series([place is not None for place in found], dtype=pl.Boolean))
-        with bar(self.progress, side, len(there)) as advance:
+        with bar(self.progress, f"{side} pictures", len(there)) as advance:
             named = name_pictures(self.predictor, there, features=True, advance=advance)
         read = np.array([error is None for error in named.errors])
         if not read.any():
@@ -226,11 +224,6 @@ def calibrated(bundle: Bundle) -> pl.DataFrame:
         table["path"].to_list(), table["hash"].to_list(), table["label"].to_list(),
         calibration.apply(probabilities_of(table)), bundle.class_names, several_labels=bundle.several_labels,
     )  # fmt: skip
-
-
-def bar(progress: Bars | None, name: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
-    """A bar, or nothing."""
-    return nullcontext(lambda more: None) if progress is None else progress.bar(name, total=total)
 
 
 def _label_lists(bundle: Bundle, rows: pl.DataFrame) -> list[list[str]]:

@@ -161,15 +161,14 @@ class _Making:
         """Find the pictures, and let the network look at them."""
         from greffon.reporting.cases import worth_a_look
         from greffon.reporting.found import Finder
-        from greffon.reporting.looked import MOST_KNOWN, Look, Tile, bar
+        from greffon.reporting.looked import MOST_KNOWN, Look, Tile
 
         mistakes, unsure = worth_a_look(self.table, most=most)
         if self._predictor is None:
             self.mistakes = [Tile(case, gone="the model cannot be opened") for case in mistakes]
             self.unsure = [Tile(case, gone="the model cannot be opened") for case in unsure]
             return
-        with bar(progress, "reading pictures", None) as advance:
-            finder = Finder(self._bundle, data, columns=columns, advance=advance)
+        finder = Finder(self._bundle, data, columns=columns, progress=progress)
         look = Look(self._predictor, finder, progress, self.notes)
         train = look.known("train", most=MOST_KNOWN) if neighbours else None
         told = self._test(look)
@@ -177,9 +176,8 @@ class _Making:
             told = look.known("val", most=MOST_KNOWN)
         if train is not None and told is not None and len(train.rows) == self._count("train"):
             self._stand_beside(look, train, told)
-        with bar(progress, "pictures to look at", None):
-            self.mistakes = look.tiles(mistakes, train, neighbours=neighbours)
-            self.unsure = look.tiles(unsure, train, neighbours=neighbours)
+        self.mistakes = look.tiles(mistakes, train, neighbours=neighbours)
+        self.unsure = look.tiles(unsure, train, neighbours=neighbours)
 
     def facts(self, data: Any) -> dict[str, Any]:
         """Everything that the template asks for."""
@@ -271,8 +269,10 @@ def _numbers(sides: Sequence[_Side]) -> list[dict[str, Any]]:
 
 
 def _head(bundle: Bundle) -> str:
-    head = bundle.recipe.head
+    head, chosen = bundle.recipe.head, bundle.record.get("pool")
     parts = [f"pooling {head.pool}"]
+    if head.pool == "auto":  # where nothing was compared it is the average
+        parts = [f"pooling {chosen['chosen'] if isinstance(chosen, dict) and 'chosen' in chosen else 'avg'}"]
     parts += [f"{head.hidden} hidden units"] if head.hidden else []
     parts += [f"dropout {head.dropout:g}"] if head.dropout else []
     return ", ".join([*parts, head.output])
