@@ -61,11 +61,10 @@ def hard_to_tell_apart(
     for one in range(len(class_names)):
         for other in range(one + 1, len(class_names)):
             confused = int(counts[one, other] + counts[other, one])
-            # Only pictures that were taken for one of the two say something of these two.
-            pair = [one, other]
-            count = int(counts[np.ix_(pair, pair)].sum())
             if not confused:
                 continue
+            # Only pictures that were taken for one of the two say something of these two.
+            count = confused + int(counts[one, one] + counts[other, other])
             low, high = wilson_interval(confused, count)
             if low <= HARD:
                 continue
