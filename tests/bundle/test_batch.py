@@ -159,7 +159,9 @@ def test_only_pictures_with_a_path_have_a_place_in_a_file(folder):
 
 def test_a_picture_named_twice_has_two_rows_and_none_gives_an_empty_table(predictor, folder, tmp_path):
     name = str(folder / "1.png")
-    assert len(_read(predict_to_file(predictor, [name, name], tmp_path / "twice.csv").out)) == 2
+    done = []
+    assert len(_read(predict_to_file(predictor, [name, name], tmp_path / "twice.csv", advance=done.append).out)) == 2
+    assert sum(done) == 2
     assert _read(predict_to_file(predictor, [], tmp_path / "none.parquet").out) == []
 
 

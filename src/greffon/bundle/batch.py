@@ -146,11 +146,12 @@ def _answer(
 ) -> int:
     """Answer what the journal has no answer for; give for how many it had one."""
     known, journal.rows = journal.rows, {}
+    unique = list(dict.fromkeys(names))
     hashes: deque[str | None] = deque()
     kept: list[str] = []
 
     def unanswered() -> Iterator[str]:
-        for name in dict.fromkeys(names):
+        for name in unique:
             digest, row = _hash_of(name), known.get(name)
             if row is not None and row["hash"] == digest and row["error"] is None:
                 journal.rows[name] = row
@@ -170,6 +171,8 @@ def _answer(
         if advance is not None:
             advance(1)
     journal.append(batch)
+    if advance is not None and len(unique) < len(names):
+        advance(len(names) - len(unique))
     return len(kept)
 
 
