@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+from shipped_runs import network, saved_pictures, written_run
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of pictures, and the names and hashes of its files."""
+    folder = tmp_path_factory.mktemp("exporting") / "pictures"
+    return folder, saved_pictures(folder)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, pictures):
+    """A calibrated run of a small `thin` with all that a head can have; not to be changed."""
+    import greffon
+
+    model = network(blocks=(1, 1), head=greffon.Head(hidden=8, dropout=0.5, pool="grid2"))
+    return written_run(tmp_path_factory.mktemp("runs") / "first", model, pictures, temperature=1.7)
