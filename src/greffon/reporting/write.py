@@ -176,8 +176,8 @@ class _Making:
             told = look.known("val", most=MOST_KNOWN)
         if train is not None and told is not None and len(train.rows) == self._count("train"):
             self._stand_beside(look, train, told)
-        self.mistakes = look.tiles(mistakes, train, neighbours=neighbours)
-        self.unsure = look.tiles(unsure, train, neighbours=neighbours)
+        tiles = look.tiles([*mistakes, *unsure], train, neighbours=neighbours)
+        self.mistakes, self.unsure = tiles[: len(mistakes)], tiles[len(mistakes) :]
 
     def facts(self, data: Any) -> dict[str, Any]:
         """Everything that the template asks for."""
