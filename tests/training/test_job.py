@@ -265,15 +265,15 @@ def test_a_picture_that_goes_bad_is_named(photos_folder, tmp_path, monkeypatch):
 def test_numbers_too_large_for_float16_are_kept_in_float32(photos_folder, tmp_path, monkeypatch):
     from greffon.training import job
 
-    build = job.build_model
+    build = job.build_backbone
 
     def loud(*arguments):
-        model, record, notes = build(*arguments)
-        kernel = model.get_layer("conv5_block3_3_conv").kernel
+        backbone, record, notes = build(*arguments)
+        kernel = backbone.get_layer("conv5_block3_3_conv").kernel
         kernel.assign(kernel * 1e6)
-        return model, record, notes
+        return backbone, record, notes
 
-    monkeypatch.setattr(job, "build_model", loud)
+    monkeypatch.setattr(job, "build_backbone", loud)
     notes = Notes()
     recipe = RECIPE.replace(stages=(HEAD.replace(epochs=1, learning_rate=1e-9),))
     run = greffon.train(photos_folder, out=tmp_path / "run", recipe=recipe, reporter=notes)

@@ -165,3 +165,13 @@ def test_many_trainings_take_stages_that_are_trained_by_steps():
     x, y = np.zeros((4, 4, 4, 3)), np.eye(2)[[0, 1, 0, 1]]
     with pytest.raises(InputError, match="must be trained by steps"):
         greffon.fit_many(model, [PROBE], x, y, validation_data=(x, y), verbose=0)
+
+
+def test_the_run_is_calibrated_and_set_beside_baselines(probe_run):
+    record = _record(probe_run)
+    assert record["calibration"]["fitted_on"] in {"out-of-fold", "nothing"}, "there are few validation pictures"
+    assert set(record["baselines"]) == {"majority class", "nearest neighbour", "probe", "this run"}
+    # The model is the probe, on features in float16.
+    ours, probe = record["baselines"]["this run"], record["baselines"]["probe"]
+    assert ours["log_loss"] == pytest.approx(probe["log_loss"], rel=0.05)
+    assert "nearest neighbour" in str(probe_run)

@@ -18,13 +18,14 @@ from greffon.training.samples import GoneBadError, without
 from greffon.training.start import Start, build_backbone, find_start, graft_head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
     import polars as pl
 
     from greffon.bundle.predict import Predictor
+    from greffon.evaluation.baselines import Baselines
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
     from greffon.pictures.sources.columns import Columns
@@ -47,11 +48,14 @@ class Run:
         path: the folder that it left.
         measures: of the validation pictures.
         summary: the figures that `--json` prints.
+        baselines: majority class, nearest neighbour and solved head on the same pictures; None where near-copies were
+            not looked for, which gives the features.
     """
 
     path: Path
     measures: Measures = field(repr=False)
     summary: dict[str, Any] = field(repr=False)
+    baselines: Baselines | None = field(default=None, repr=False)
 
     def load(self) -> Predictor:
         """What predicts with the run's model."""
@@ -80,6 +84,8 @@ class Run:
                 f"running the frozen layers in every epoch would have cost about {whole}, at the speed last measured "
                 f"here: {duration(saved)} saved"
             )
+        if self.baselines is not None:
+            lines[1:1] = str(self.baselines).splitlines()
         return [*lines, f"run {self.path}"]
 
 
@@ -141,6 +147,7 @@ class _Job:
         self.recipe, self.start, self.reporter, self.written = recipe, start, reporter, written
         self.notes: list[str] = []
         self._chosen: dict[str, Any] = {}
+        self._beside: Callable[[Measures], Baselines] | None = None
         self._began = time.perf_counter()
 
     def read(self, data: Any, columns: Columns | None, manifest: str | Path | None) -> Catalog:
@@ -192,7 +199,7 @@ class _Job:
     def _run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         import keras
 
-        from greffon.training.first_pass import look_first
+        from greffon.training.first_pass import look_first, set_beside
         from greffon.training.samples import samples_of
         from greffon.training.stages import Stages
 
@@ -221,7 +228,15 @@ class _Job:
         earlier = first.planned if first else None
         stages = Stages(model, recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier)
         results, probabilities = stages.run()
+        if first is not None and first.near is not None:
+            self._beside = lambda measures: set_beside(
+                first, catalog, together, several=self._several, measures=measures
+            )
         return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages)
+
+    @property
+    def _several(self) -> bool:
+        return self.recipe.head.output == "sigmoid"
 
     def _pool(self, first: FirstPass | None, catalog: Catalog, together: Sequence[Sequence[str]]) -> Pool | None:
         """The pooling that suits best, where the recipe leaves it open and it is not the average."""
@@ -270,15 +285,23 @@ class _Job:
     ) -> Run:  # fmt: skip
         import polars as pl
 
+        from greffon.evaluation.calibration import calibrate
         from greffon.evaluation.measures import measure
         from greffon.evaluation.table import prediction_table
 
         held_out = catalog.side("val")
-        several = self.recipe.head.output == "sigmoid"
+        several = self._several
         labels: list[Any] = catalog.labels_of(held_out) if several else held_out["label"].to_list()
         paths, hashes = held_out["path"].to_list(), held_out["hash"].to_list()
         table = prediction_table(paths, hashes, labels, probabilities, catalog.class_names, several_labels=several)
         measures = measure(table)
+        targets = catalog.targets(held_out)
+        calibration = calibrate(probabilities, targets, several_labels=several, out_of_fold=stages.out_of_fold)
+        beside = self._beside(measures) if self._beside is not None else None
+        self._chosen["calibration"] = {
+            name: value for name, value in calibration.to_dict().items() if not name.startswith("bins")
+        }
+        self._chosen["baselines"] = beside.to_dict() if beside else None
         summary = self._summary(measures, catalog, results, stages)
         contents = BundleContents(
             model=model,
@@ -291,9 +314,10 @@ class _Job:
             validation=table,
             record={**summary, "stages": [result.to_dict() for result in results]},
             notes=self.notes,
+            calibration=calibration,
         )
         path = write_bundle(out, contents, overwrite=overwrite, if_taken="beside")
-        run = Run(path, measures, summary)
+        run = Run(path, measures, summary, beside)
         self.reporter.summary(run)
         return run
 

@@ -106,6 +106,8 @@ class Stages:
         reporter: told what happens.
         notes: what the user should know afterwards.
         agreement: of int8 with fp32, where int8 was asked for and the stages have run.
+        out_of_fold: where the model is a solved head, the probabilities of its training pictures by heads that have not
+            seen them, and their targets; see `calibrate`.
         earlier: a pass that brought these pictures' activations into the store, before they were split.
     """
 
@@ -117,6 +119,7 @@ class Stages:
     notes: list[str] = field(default_factory=list)
     agreement: Agreement | None = None
     earlier: Planned | None = None
+    out_of_fold: tuple[Array, Array] | None = field(default=None, init=False)
     _planned: Planned = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -195,6 +198,9 @@ class Stages:
         shown, _ = self._balanced()
         source = cast("Activations", plan.source)
         probe, values = solve_head(self.model, source, self.samples, shown, self.recipe, seed=seed)
+        if probe.held_out is not None:
+            views = self.samples.views.shape[1]
+            self.out_of_fold = probe.held_out[::views], self.samples.targets[self.samples.train[shown]]
         row = {"stage": plan.stage.name, "epoch": 1, "learning_rate": None, **values}
         self.reporter.epoch(plan.stage.name, 1, 1, values, True)
         return _Trained([row], 1, more={"penalty": {"C": probe.strength, "held_out_loss": _number(probe.log_loss)}})
@@ -214,6 +220,8 @@ class Stages:
         more: dict[str, Any] = {} if rate is None else {"chosen_learning_rate": rate}
         if losses is not None:
             more |= self._judge(plan, losses, watch, seed)
+        if more.get("kept", True):
+            self.out_of_fold = None
         return _Trained(watch.rows, watch.best, proof, bool(tail.jit_compile), more)
 
     def _validation_losses(self, plan: StagePlan) -> Array:

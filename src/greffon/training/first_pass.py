@@ -1,0 +1,107 @@
+"""One look at all pictures before they are split: the pass of the trunk that every stage needs, and what it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from greffon.backbone.parts import output_shape, split_parts
+from greffon.pictures.split import group_numbers, to_split
+from greffon.training.near_copies import NearCopies, find_near_copies
+from greffon.training.planned import Planned
+from greffon.training.pooling import to_compare
+from greffon.training.samples import samples_to_split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
+
+    from greffon.evaluation.baselines import Baselines
+    from greffon.evaluation.measures import Measures
+    from greffon.frozen.activations import Activations
+    from greffon.frozen.store import ActivationStore
+    from greffon.pictures.catalog import Catalog
+    from greffon.pictures.resize import ResizeRule
+    from greffon.recipe import Pool, Recipe
+    from greffon.training.progress import Reporter
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """What the look gave.
+
+    Attributes:
+        planned: ran the trunk; what it cost counts as part of the training.
+        features: pooled, of every picture that is not in test/, for each pooling that may be chosen.
+        near: near-copies among the pictures; None where nobody asked.
+    """
+
+    planned: Planned
+    features: dict[Pool, Activations]
+    near: NearCopies | None
+
+
+def look_first(
+    model: keras.Model,
+    recipe: Recipe,
+    catalog: Catalog,
+    resize: ResizeRule,
+    store: ActivationStore | None,
+    *,
+    reporter: Reporter,
+    notes: list[str],
+) -> FirstPass | None:
+    """Run the trunk over all pictures that are to be split; None where the recipe asks for nothing of that.
+
+    Args:
+        model: grafted.
+        recipe: of the training.
+        catalog: not split yet.
+        resize: how a picture becomes square.
+        store: where activations are kept.
+        reporter: told what happens.
+        notes: what the user should know afterwards.
+
+    Raises:
+        GoneBadError: pictures cannot be read any more.
+    """
+    _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
+    pools = to_compare(recipe, (height or 1, width or 1))
+    together = recipe.near_copies == "together"
+    if not together and len(pools) == 1:
+        return None
+    planned = Planned(model, recipe, samples_to_split(catalog, recipe.image_size, resize), store, reporter, notes)
+    features = planned.with_features(pools)
+    if not together:
+        return FirstPass(planned, features, None)
+    with reporter.bar("looking for near-copies", total=None):
+        return FirstPass(planned, features, find_near_copies(catalog, features["avg"]))
+
+
+def set_beside(
+    first: FirstPass, catalog: Catalog, together: Sequence[Sequence[str]], *, several: bool, measures: Measures
+) -> Baselines:
+    """What needs no fine-tuning, on the same features and the same sides, beside the result.
+
+    Args:
+        first: with averaged features.
+        catalog: split.
+        together: content hashes of near-copies.
+        several: whether a picture may have several labels.
+        measures: of the model on the pictures that were held out.
+    """
+    from greffon.evaluation.baselines import baselines
+
+    frame = to_split(catalog)
+    sides = {}
+    for side in ("train", "val"):
+        rows = np.flatnonzero((frame["split"] == side).to_numpy())
+        features = np.asarray(first.features["avg"].gather(rows)[0], dtype=np.float32)
+        sides[side] = features, catalog.targets(frame.filter(pl.col("split") == side))
+    groups = group_numbers(frame.filter(pl.col("split") == "train"), together)
+    found = baselines(*sides["train"], *sides["val"], several_labels=several, groups=groups)
+    return found.beside("this run", measures)
