@@ -5,8 +5,9 @@
 Prints, as a table: what one picture takes beyond its decoding and the model (the service says both in `Server-Timing`);
 pictures per second with one and with many requests in flight; the median and the 99th percentile at 70 % of the most
 that it answered, with requests at even times and at random ones; and what becomes of three times as many as it can
-answer: pictures per second, refusals, memory. Client and service share the machine's processors, and what else runs
-there is in the load that is printed. Nothing is asserted.
+answer: pictures per second, refusals, memory. The processor time of service and client for one picture depends least on
+what else runs: client and service share the machine's processors with that, and the load is printed. Nothing is
+asserted.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class Found:
         seconds: from a request's due time to its answer, of those with status 200.
         beyond: of these, what is neither decoding nor the model.
         took: the whole stretch.
+        work: processor time of service and client together.
     """
 
     statuses: Counter = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     beyond: list[float] = field(default_factory=list)
     took: float = 0.0
+    work: float = 0.0
 
     @property
     def rate(self):
@@ -67,8 +70,9 @@ class Found:
 class Client:
     """As little work as a client can do: requests made beforehand, one connection per request in flight."""
 
-    def __init__(self, host, port, pictures):
+    def __init__(self, host, port, pictures, service):
         self.host, self.port = host, port
+        self.service = psutil.Process(service)
         self.requests = [self._request(host, port, picture) for picture in pictures]
         self.next = 0
 
@@ -86,13 +90,17 @@ class Client:
         await reader.readexactly(int(_LENGTH.search(head)[1]))
         return int(head[9:12]), head
 
+    def work(self):
+        """Seconds of processor time that service and client have used."""
+        return sum(self.service.cpu_times()[:2]) + time.process_time()
+
     async def connect(self):
         return await asyncio.open_connection(self.host, self.port)
 
 
 async def closed(client, in_flight, seconds):
     """Each of so many asks as soon as it was answered."""
-    found, end = Found(), time.perf_counter() + seconds
+    found, end, work = Found(), time.perf_counter() + seconds, client.work()
 
     async def one():
         connection = await client.connect()
@@ -102,7 +110,7 @@ async def closed(client, in_flight, seconds):
 
     began = time.perf_counter()
     await asyncio.gather(*[one() for _ in range(in_flight)])
-    found.took = time.perf_counter() - began
+    found.took, found.work = time.perf_counter() - began, client.work() - work
     return found
 
 
@@ -131,21 +139,26 @@ async def paced(client, rate, seconds, *, at_random, connections=64):
     return found
 
 
+def _work(found):
+    return f"{1000 * found.work / found.statuses[200]:.1f} ms of processor time each"
+
+
 async def client_process(options):
     """All measurements, as lines of the table; the service's process is only looked at for its memory."""
-    client = Client(options.host, options.port, [path.read_bytes() for path in options.pictures])
-    memory = psutil.Process(options.service).memory_info
+    client = Client(options.host, options.port, [path.read_bytes() for path in options.pictures], options.service)
+    memory = client.service.memory_info
     await closed(client, 4, 2)  # warm
     alone = await closed(client, 1, options.seconds)
     rows = [
-        ("one in flight", f"{alone.rate:.1f} pictures/s, median {1000 * alone.share(0.5):.1f} ms"),
+        ("one in flight", f"{alone.rate:.1f} pictures/s, median {1000 * alone.share(0.5):.1f} ms, {_work(alone)}"),
         ("beyond decoding and model", f"median {1000 * statistics.median(alone.beyond):.2f} ms"),
     ]
     best = alone
     for in_flight in options.in_flight:
         many = await closed(client, in_flight, options.seconds)
         best = max(best, many, key=lambda one: one.rate)
-        rows.append((f"{in_flight} in flight", f"{many.rate:.1f} pictures/s, {many.rate / alone.rate:.2f} times"))
+        text = f"{many.rate:.1f} pictures/s, {many.rate / alone.rate:.2f} times, {_work(many)}"
+        rows.append((f"{in_flight} in flight", text))
     for name, at_random in (("evenly", False), ("at random", True)):
         found = await paced(client, 0.7 * best.rate, options.seconds, at_random=at_random)
         middle, late = found.share(0.5), found.share(0.99)

@@ -25,7 +25,7 @@ class ColourModel(ServedModel):
 
     seconds = 0.0
 
-    def run(self, batch):
+    def run(self, batch, alone=True):
         assert batch.dtype == np.uint8
         assert batch.shape[1:] == (SIDE, SIDE, 3)
         time.sleep(self.seconds * len(batch))

@@ -2,23 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from greffon.serving.batcher import Batcher
+from greffon.serving.batcher import Batcher, Lanes
 
 
 class Model:
     """Gives each picture's first value; waits for permission before each batch."""
 
     def __init__(self):
-        self.batches = []
+        self.batches, self.alone = [], []
         self.go = threading.Semaphore(0)
 
-    def run(self, batch):
+    def run(self, batch, alone):
         self.batches.append(len(batch))
+        self.alone.append(alone)
         assert self.go.acquire(timeout=20)
         if batch.max() == 255:
             raise ValueError("no")
@@ -29,12 +29,17 @@ def pixels(value):
     return np.full((2, 2, 3), value, np.uint8)
 
 
-def with_batcher(test, *, batch=4, wait=0.0):
+def with_batcher(test, *, batch=4, wait=0.0, lanes=1):
     model = Model()
 
     async def main():
-        with ThreadPoolExecutor(1) as executor:
-            await test(model, Batcher(model.run, executor, batch=batch, wait=wait))
+        shared = Lanes(lanes)
+        try:
+            await test(model, Batcher(model.run, shared, batch=batch, wait=wait))
+        finally:
+            for _ in range(9):
+                model.go.release()
+            shared.close()
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -108,3 +113,38 @@ def test_an_error_is_the_answer_of_its_batch_alone():
         assert (await batcher.submit(pixels(3))).probabilities[0] == 3
 
     with_batcher(test)
+
+
+def test_one_picture_takes_all_lanes_and_several_share_them():
+    async def test(model, batcher):
+        model.go.release()
+        await batcher.submit(pixels(1))
+        assert model.alone == [True]
+        waiting = [asyncio.create_task(batcher.submit(pixels(value))) for value in range(6)]
+        await until(lambda: len(model.batches) == 3)
+        assert model.batches == [1, 3, 3]  # both at once: none has been let go
+        assert model.alone == [True, False, False]
+        model.go.release()
+        model.go.release()
+        rows = await asyncio.gather(*waiting)
+        assert [row.probabilities[0] for row in rows] == list(range(6))
+
+    with_batcher(test, lanes=2)
+
+
+def test_a_picture_that_is_not_the_only_one_takes_one_lane():
+    async def test(model, batcher):
+        with batcher.announced():
+            first = asyncio.create_task(batcher.submit(pixels(1)))
+            await until(lambda: model.batches)
+        second = asyncio.create_task(batcher.submit(pixels(2)))
+        await until(lambda: len(model.batches) == 2)
+        third = asyncio.create_task(batcher.submit(pixels(3)))
+        await asyncio.sleep(0.01)
+        assert model.alone == [False, False]  # the third waits for a lane
+        for _ in range(3):
+            model.go.release()
+        await asyncio.gather(first, second, third)
+        assert model.batches == [1, 1, 1]
+
+    with_batcher(test, lanes=2)

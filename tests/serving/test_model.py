@@ -44,6 +44,7 @@ def test_it_says_what_load_says(run):
     assert batch.shape == (5, made_up_runs.SIDE, made_up_runs.SIDE, 3)
     expected = [[one.scores[name] for name in served.names] for one in greffon.load(run).predict(files)]
     assert np.array_equal(served.run(batch), np.array(expected, np.float32))
+    assert np.array_equal(served.run(batch, alone=False), served.run(batch))
     for place in range(5):
         assert np.array_equal(served.run(batch[place : place + 1])[0], served.run(batch)[place])
     with pytest.raises(DataError, match="more than the 100 that"):

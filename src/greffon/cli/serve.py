@@ -26,10 +26,10 @@ def serve(  # noqa: PLR0913  # one parameter for each flag
     watch: Annotated[
         float | None, Parameter(help="look for new versions of the runs every so many seconds, and load them")
     ] = None,
-    max_batch: Annotated[int, Parameter(group=_LIMITS, help="pictures that are computed at once")] = 8,
+    max_batch: Annotated[int, Parameter(group=_LIMITS, help="pictures in one batch")] = 4,
     batch_wait: Annotated[
         float, Parameter(group=_LIMITS, help="milliseconds that a batch waits for pictures being decoded")
-    ] = 4.0,
+    ] = 0.0,
     queue: Annotated[int, Parameter(group=_LIMITS, help="pictures that may wait; further ones get a 429")] = 64,
     max_pictures: Annotated[int, Parameter(group=_LIMITS, help="pictures in one request")] = 32,
     max_body: Annotated[float, Parameter(group=_LIMITS, help="megabytes of one request")] = 32.0,

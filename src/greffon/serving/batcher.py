@@ -1,7 +1,10 @@
-"""Pictures of many requests computed together: whoever waits while the model is busy goes into its next batch.
+"""Pictures of many requests computed together: whoever waits while the model is busy goes into a next batch.
 
-A batch is never held back for pictures that may come, only for pictures that are being decoded already, and only for
-`wait` seconds: one client alone is answered as if there was no batching.
+A picture that is alone is computed by all processors together, which answers it soonest. Where there are more, each
+processor is a lane that computes a batch of its own: nothing waits for the slowest thread of every layer, and what is
+done is answered while the others go on. On processors a large batch takes as long per picture as a small one, or longer
+where it leaves the cache; so batches share out what waits, and are never held back for pictures that may come, only, if
+asked to, for pictures that are being decoded already, and only for `wait` seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +21,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Executor
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +47,50 @@ class _Waiting:
     since: float
 
 
+class Lanes:
+    """The processors, shared by all models.
+
+    Args:
+        count: batches that are computed at once, at least 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.executor = ThreadPoolExecutor(count, "greffon-engine")
+        self._busy = 0
+        self._freed = asyncio.Event()
+
+    @property
+    def free(self) -> int:
+        """Lanes on which nothing is computed."""
+        return self.count - self._busy
+
+    async def wait(self) -> None:
+        """Until a lane is free."""
+        while not self.free:
+            self._freed.clear()
+            await self._freed.wait()
+
+    def take(self, lanes: int) -> None:
+        """So many are not free from now on."""
+        self._busy += lanes
+
+    def give(self, lanes: int) -> None:
+        """So many are free again."""
+        self._busy -= lanes
+        self._freed.set()
+
+    def close(self) -> None:
+        """End the threads."""
+        self.executor.shutdown(wait=True)
+
+
 class Batcher:
     """Puts pictures into batches for one model. All of it is called from the event loop; `run` is not.
 
     Args:
-        run: uint8 (n, size, size, 3) to float32 (n, classes).
-        executor: where it runs; one thread for all models, as a batch takes all processors anyway.
+        run: uint8 (n, size, size, 3), and whether the whole machine is to compute it, to float32 (n, classes).
+        lanes: where it runs.
         batch: pictures at once, at most.
         wait: seconds for pictures that are being decoded, at most.
 
@@ -57,15 +98,16 @@ class Batcher:
         done: called with (pictures, seconds) after each batch.
     """
 
-    def __init__(self, run: Callable[[np.ndarray], np.ndarray], executor: Executor, *, batch: int, wait: float) -> None:
+    def __init__(self, run: Callable[[np.ndarray, bool], np.ndarray], lanes: Lanes, *, batch: int, wait: float) -> None:
         self._run = run
-        self._executor = executor
+        self._lanes = lanes
         self._batch = batch
         self._wait = wait
         self._pending: deque[_Waiting] = deque()
         self._coming = 0
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._batches: set[asyncio.Task[None]] = set()
         self.done: Callable[[int, float], None] = lambda pictures, seconds: None
 
     @contextmanager
@@ -94,10 +136,29 @@ class Batcher:
     async def _work(self) -> None:
         try:
             while self._pending:
+                await self._lanes.wait()
                 await self._gather()
-                await self._compute()
+                free = self._lanes.free
+                if free:  # another model may have been quicker
+                    self._start(free)
         finally:
             self._worker = None
+
+    def _start(self, free: int) -> None:
+        """Compute what waits, or this lane's share of it."""
+        alone = free == self._lanes.count and len(self._pending) + self._coming <= 1
+        taken: list[_Waiting] = []
+        share = min(self._batch, -(-len(self._pending) // free))
+        while self._pending and len(taken) < share:
+            one = self._pending.popleft()
+            if not one.answer.done():  # its request has given up
+                taken.append(one)
+        if taken:
+            lanes = self._lanes.count if alone else 1
+            self._lanes.take(lanes)
+            task = asyncio.create_task(self._compute(taken, alone, lanes))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
 
     async def _gather(self) -> None:
         loop = asyncio.get_running_loop()
@@ -107,28 +168,25 @@ class Batcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
 
-    async def _compute(self) -> None:
-        taken: list[_Waiting] = []
-        while self._pending and len(taken) < self._batch:
-            one = self._pending.popleft()
-            if not one.answer.done():  # its request has given up
-                taken.append(one)
-        if not taken:
-            return
+    async def _compute(self, taken: list[_Waiting], alone: bool, lanes: int) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            pixels = [one.pixels for one in taken]
-            start, seconds, rows = await asyncio.get_running_loop().run_in_executor(self._executor, self._timed, pixels)
+            start, seconds, rows = await loop.run_in_executor(
+                self._lanes.executor, self._timed, [one.pixels for one in taken], alone
+            )
         except Exception as error:  # whatever the model raises is the answer of those that are in the batch
             for one in taken:
                 if not one.answer.done():
                     one.answer.set_exception(error)
             return
+        finally:
+            self._lanes.give(lanes)
         self.done(len(taken), seconds)
         for one, row in zip(taken, rows, strict=True):
             if not one.answer.done():
                 one.answer.set_result(Row(row, start - one.since, seconds, len(taken)))
 
-    def _timed(self, pixels: list[np.ndarray]) -> tuple[float, float, np.ndarray]:
+    def _timed(self, pixels: list[np.ndarray], alone: bool) -> tuple[float, float, np.ndarray]:
         start = time.perf_counter()
-        rows = self._run(np.stack(pixels))
+        rows = self._run(np.stack(pixels), alone)
         return start, time.perf_counter() - start, rows

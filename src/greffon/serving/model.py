@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.bundle.manifest import MANIFEST
+from greffon.bundle.runner import OnnxRunner
 from greffon.errors import InputError
 from greffon.evaluation.table import check_probabilities
 from greffon.pictures.decode import decode, read_size
@@ -22,7 +23,7 @@ __all__ = ["ServedModel", "version_of"]
 
 
 class ServedModel:
-    """A run, ready to answer. Made by `ServedModel.load`; several threads may call `decode`, one at a time `run`.
+    """A run, ready to answer. Made by `ServedModel.load`; several threads may call it.
 
     Args:
         name: by which requests ask for it.
@@ -56,6 +57,8 @@ class ServedModel:
         self.min_confidence = min_confidence
         self.notes = notes
         self._predictor: Any = None
+        self._engine: Any = None
+        self._lane: Any = None
 
     @classmethod
     def load(cls, name: str, run: Path, *, min_confidence: float | None = None) -> ServedModel:
@@ -84,8 +87,12 @@ class ServedModel:
             min_confidence=min_confidence,
             notes=tuple(predictor.notes),
         )
+        content = bundle.onnx()
         served._predictor = predictor
-        served.run(np.zeros((1, served.input_size, served.input_size, 3), np.uint8))  # reads all that is needed
+        served._engine = predictor.engine
+        served._lane = predictor.engine if content is None else OnnxRunner(content, threads=1)
+        for alone in (True, False):  # also reads all that is needed
+            served.run(np.zeros((1, served.input_size, served.input_size, 3), np.uint8), alone)
         if version_of(run) != version:
             raise InputError(f"{run} was replaced while it was opened; open it again")
         return served
@@ -112,16 +119,17 @@ class ServedModel:
             )
         return decode(picture, self.input_size, self.resize)
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def run(self, batch: np.ndarray, alone: bool = True) -> np.ndarray:
         """Probabilities of a batch.
 
         Args:
             batch: uint8 (n, size, size, 3), RGB, 0..255.
+            alone: whether all processors compute it, or one, as others compute other batches.
 
         Returns:
             float32 (n, classes), 0..1, calibrated where the run holds a calibration.
         """
-        (rows,) = self._predictor.engine.run([batch])
+        (rows,) = (self._engine if alone else self._lane).run([batch])
         rows = check_probabilities(rows, self.names)
         calibration = self._predictor.bundle.calibration
         return np.asarray(rows if calibration is None else calibration.apply(rows), np.float32)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from greffon.bundle.runner import usable_cores
 from greffon.errors import GreffonError, InputError
-from greffon.serving.batcher import Batcher
+from greffon.serving.batcher import Batcher, Lanes
 from greffon.serving.model import ServedModel, version_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Models:
         self._served: dict[str, Served] = {}
         self._tried: dict[str, str] = {}
         self._loading = asyncio.Lock()
-        self._engine = ThreadPoolExecutor(1, "greffon-engine")
+        self._lanes = Lanes(usable_cores())
         self._loader = ThreadPoolExecutor(1, "greffon-loader")
 
     @property
@@ -142,7 +143,7 @@ class Models:
 
     def close(self) -> None:
         """End the threads; to be called when no request is left."""
-        self._engine.shutdown(wait=True)
+        self._lanes.close()
         self._loader.shutdown(wait=True)
 
     async def _open(self, name: str) -> None:
@@ -150,7 +151,7 @@ class Models:
         model = await loop.run_in_executor(self._loader, self._load, name, self._runs[name])
         served = Served(
             model,
-            Batcher(model.run, self._engine, batch=self._settings.batch, wait=self._settings.wait),
+            Batcher(model.run, self._lanes, batch=self._settings.batch, wait=self._settings.wait),
         )
         self._metrics.follow(served)
         self._served[name] = served

@@ -50,8 +50,8 @@ class Settings:
     queue: int = field(default=64, metadata={"range": (1, 100_000)})
     requests: int = field(default=128, metadata={"range": (1, 100_000)})
     connections: int = field(default=1000, metadata={"range": (1, 100_000)})
-    batch: int = field(default=8, metadata={"range": (1, 1024)})
-    wait: float = field(default=0.004, metadata={"range": (0, 10)})
+    batch: int = field(default=4, metadata={"range": (1, 1024)})
+    wait: float = field(default=0.0, metadata={"range": (0, 10)})
     keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
