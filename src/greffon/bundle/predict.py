@@ -182,9 +182,9 @@ class Predictor:
     @cached_property
     def engine(self) -> OnnxRunner | Engine:
         """What computes the model's own probabilities: ONNX Runtime on the run's file, or on what Keras opened."""
-        content = self.bundle.onnx()
-        if content is not None:
-            return OnnxRunner(content)
+        file = self.bundle.onnx()
+        if file is not None:
+            return OnnxRunner(file)
         from greffon.frozen.build import build_engine
         from greffon.frozen.graph import flatten
 

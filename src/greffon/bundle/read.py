@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -82,23 +81,13 @@ class Bundle:
 
         return Calibration.from_dict(_read_json(self.file("calibration.json")))
 
-    def onnx(self) -> bytes | None:
-        """The content of `model.onnx`; None where the run holds none.
+    def onnx(self) -> Path | None:
+        """The path of `model.onnx`, once its content is known to be what was written; None where the run holds none.
 
         Raises:
             InputError: it is missing or was changed.
         """
-        if MODEL_ONNX not in self.manifest.files:
-            return None
-        path = self.path / MODEL_ONNX
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = b""
-        # Hashed and opened from one reading: what is computed with is what was checked.
-        if hashlib.sha256(content).hexdigest() != self.manifest.files[MODEL_ONNX]:
-            _checked_file(self.path, self.manifest, MODEL_ONNX)
-        return content
+        return self.file(MODEL_ONNX) if MODEL_ONNX in self.manifest.files else None
 
     @property
     def notes(self) -> list[str]:

@@ -11,6 +11,7 @@ from greffon.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     Array = np.ndarray[Any, Any]
 
@@ -22,7 +23,7 @@ class OnnxRunner:
     """Computes a model's outputs for any number of pictures. Several threads may call `run`.
 
     Args:
-        model: the content of an ONNX file with one input of pictures.
+        model: an ONNX file with one input of pictures, or its content; ONNX Runtime reads a file without a copy of it.
         threads: threads for one batch; by default one for each core that this process may use.
         batch_size: the most pictures to compute at once, at least 1.
 
@@ -35,7 +36,7 @@ class OnnxRunner:
 
     name = "onnx"
 
-    def __init__(self, model: bytes, *, threads: int | None = None, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, batch_size: int = BATCH_SIZE) -> None:
         import onnxruntime
 
         self.threads = threads or usable_cores()
@@ -48,7 +49,8 @@ class OnnxRunner:
         # Idle threads sleep: the cores belong to whoever decodes pictures meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            source = model if isinstance(model, bytes) else str(model)
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own kinds have no common base
             raise InputError(f"ONNX Runtime {onnxruntime.__version__} cannot open the model: {error}") from error
         self._input = self._session.get_inputs()[0].name
