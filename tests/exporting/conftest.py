@@ -18,3 +18,18 @@ def run(tmp_path_factory, pictures):
 
     model = network(blocks=(1, 1), head=greffon.Head(hidden=8, dropout=0.5, pool="grid2"))
     return written_run(tmp_path_factory.mktemp("runs") / "first", model, pictures, temperature=1.7)
+
+
+@pytest.fixture(scope="session")
+def shipped(run):
+    """The run's model as it leaves, made once."""
+    from greffon.bundle.read import read_bundle
+    from greffon.exporting.shipped import ship
+
+    return ship(read_bundle(run))
+
+
+@pytest.fixture
+def made_once(monkeypatch, shipped):
+    """Spare a test from opening the run's Keras model again."""
+    monkeypatch.setattr("greffon.exporting.shipped.ship", lambda bundle, **options: shipped)
