@@ -192,18 +192,26 @@ def test_a_picture_that_goes_bad_meanwhile_is_quarantined(checked, built, faulty
     assert any(each.paths == ("train/red/05.png",) and each.severity == "wrong" for each in found.findings)
 
 
-def test_tables_with_several_labels(faulty):
+def test_tables_with_several_labels(checked, built, faulty, monkeypatch):
+    monkeypatch.setenv("GREFFON_CACHE", str(checked.cache))
     rows = [
-        {"path": str(faulty / f"train/{label}/{number:02}.png"), "label": f"{label};odd" if number % 2 else label}
+        {"path": str(faulty / f"train/{label}/{number:02}.png"), "label": f"{label};any" if number % 3 else label}
         for label in ("red", "green")
-        for number in range(6)
+        for number in range(16)
     ]
+    rows[1]["label"] = "green;any"  # a red picture
     from greffon.pictures.sources.columns import Columns
 
-    found = plain(pl.DataFrame(rows), columns=Columns(separator=";"))
+    found = check(
+        pl.DataFrame(rows), columns=Columns(separator=";"), weights="thin", image_size=64, reporter=Reporter()
+    )
     assert found.catalog.several_labels
     assert not found.of_kind("shortcut")
     assert any("several labels" in note for note in found.notes)
+    errors = {each.paths[0]: each.sentence for each in found.of_kind("likely label errors")}
+    [wrong] = [sentence for path, sentence in errors.items() if path.endswith("red/01.png")]
+    assert "red is missing" in wrong
+    assert "green is doubtful" in wrong
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
