@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -26,6 +31,12 @@ def pictures():
     return np.random.default_rng(0).uniform(0, 255, (3, SIDE, SIDE, 3)).astype(np.float32)
 
 
+def numbers(variable):
+    import keras
+
+    return keras.ops.convert_to_numpy(variable)
+
+
 def closed_form(features, kernel, classes, cells=1, softmax=True):
     """Every place's features by the weights of its cell, what speaks against the class cut off, the most made 1."""
     if softmax:
@@ -44,7 +55,7 @@ def about_nothing_common(model, features, name="head_output"):
     """Weights that ask for what differs between places: without training all places look nearly the same."""
     layer = next(layer for layer in model.layers if name in layer.name)
     common = features.mean(axis=(0, 1, 2))
-    kernel = np.asarray(layer.kernel)
+    kernel = numbers(layer.kernel)
     kernel = kernel - np.outer(common, common @ kernel) / (common @ common)
     layer.kernel.assign(kernel)
     return kernel
@@ -68,7 +79,7 @@ def test_behind_a_flattened_map_each_place_has_its_own_weights(pictures):
     model = grafted(greffon.Head(pool="flatten"))
     explainer = Explainer(model)
     features = explainer.features(pictures)
-    kernel = np.asarray(model.get_layer("head_output").kernel)
+    kernel = numbers(model.get_layer("head_output").kernel)
     expected = closed_form(features, kernel, [0, 1, 2], cells=3)
     np.testing.assert_allclose(explainer.maps(features, [0, 1, 2]), expected, atol=1e-4)
 
@@ -122,7 +133,7 @@ def test_hidden_units_and_a_head_that_ends_in_a_softmax_layer(pictures):
 def test_nothing_speaks_for_a_class_whose_weights_are_all_against_it(pictures):
     model = grafted(greffon.Head(output="sigmoid"))
     layer = model.get_layer("head_output")
-    layer.kernel.assign(-np.abs(np.asarray(layer.kernel)))
+    layer.kernel.assign(-np.abs(numbers(layer.kernel)))
     explainer = Explainer(model)
     assert not explainer.maps(explainer.features(pictures), [0, 1, 2]).any()
 
@@ -139,3 +150,17 @@ def test_wrong_questions(pictures):
     assert explainer.maps(features[:0], []).shape == (0, 3, 3)
     with pytest.raises(InputError, match="no feature map"):
         Explainer(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="softmax")]))
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_all_of_this_on_another_backend(backend):
+    import keras
+
+    if importlib.util.find_spec(backend) is None or keras.backend.backend() == backend:
+        pytest.skip(f"needs {backend}, beside another backend")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not large", __file__]
+    done = subprocess.run(
+        command, env=os.environ | {"KERAS_BACKEND": backend}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -105,8 +105,8 @@ class Explainer:
         scores = self._finish(out)
         if classes.size and not 0 <= classes.min() <= classes.max() < scores.shape[1]:
             raise InputError(f"classes must be numbers below {scores.shape[1]}, got {classes.tolist()}")
-        chosen = np.eye(scores.shape[1], dtype=np.float32)[classes]
-        return keras.ops.sum(keras.ops.cast(scores, "float32") * chosen)
+        chosen = keras.ops.convert_to_tensor(np.eye(scores.shape[1], dtype=np.float32)[classes])
+        return keras.ops.sum(keras.ops.multiply(keras.ops.cast(scores, "float32"), chosen))
 
 
 def _feature_map(model: keras.Model, graph: FlatGraph) -> int:
