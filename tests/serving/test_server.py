@@ -137,6 +137,21 @@ def test_slow_senders_do_not_hold_the_service(start, tmp_path):
     assert ask_many(service.address, 1, 1)[0].status_code == 200
 
 
+def test_heads_that_do_not_come_are_not_waited_for(start, tmp_path):
+    service = start(write_run(tmp_path / "colours"), "seconds:0.3")
+    host, port = service.address.removeprefix("http://").split(":")
+    whole = b"GET /v2/health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    for first, second in ((b"", b""), (b"", b"GET /"), (whole, b"GET /")):
+        with socket.create_connection((host, int(port)), timeout=20) as slow:
+            slow.sendall(first)
+            if first:
+                assert slow.recv(65536).startswith(b"HTTP/1.1 200 ")
+                time.sleep(0.5)  # between two requests it may be silent for longer
+            slow.sendall(second)
+            while slow.recv(65536):
+                pass
+
+
 def test_a_large_body_is_refused_so_that_the_client_reads_why(start, tmp_path):
     service = start(write_run(tmp_path / "colours"), "body:100000")
     for size in (150_000, 5_000_000):

@@ -133,13 +133,10 @@ class Guard:
             raise RefusedError(
                 413, f"a body may have {settings.body:,} bytes, this one has {length:,}", reason="too long"
             )
+        if self._work.full:  # before the body is looked at: refusing many is cheap
+            raise self._work.busy("the queue is full", "queue full")
         if self._requests >= settings.requests or self._bytes + length > settings.bytes_at_once:
-            raise RefusedError(
-                429,
-                f"{self._requests} requests are being answered, which is all that fits; come again later",
-                reason="too many requests",
-                retry_after=self._work.retry_after(),
-            )
+            raise self._work.busy(f"{self._requests} requests are being answered, all that fit", "too many requests")
         self._requests += 1
         self._bytes += length
         return 1 + length

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("greffon.serving")
 
-_HEAD_SECONDS = 10.0  # that the head of a request may take
+_HEAD_SECONDS = 10.0  # that the head of a request may take, at most
 _IDLE_SECONDS = 75  # that a connection may stay open between two requests; longer than a proxy's 60
 _MAX_HEAD = 64 * 1024  # bytes
 
@@ -66,7 +66,7 @@ async def _serve(
 ) -> None:
     config = uvicorn.Config(
         service.app,
-        http=_protocol(service.settings.connections),
+        http=_protocol(service.settings.connections, min(_HEAD_SECONDS, service.settings.seconds)),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -153,7 +153,7 @@ def _listening_socket(host: str, port: int) -> socket.socket:
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listener.detach())
 
 
-def _protocol(most: int) -> type[asyncio.Protocol]:
+def _protocol(most: int, seconds: float) -> type[asyncio.Protocol]:
     """HTTP/1.1 whose connections are closed when the head of a request does not come, or there are too many."""
 
     class Impatient(H11Protocol):
@@ -180,7 +180,7 @@ def _protocol(most: int) -> type[asyncio.Protocol]:
             if self.conn.their_state is not h11.IDLE:
                 self._forget()
             elif self._impatience is None and (self.cycle is None or self.conn.trailing_data[0]):
-                self._impatience = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+                self._impatience = self.loop.call_later(seconds, self._give_up)
 
         def _forget(self) -> None:
             if self._impatience is not None:

@@ -83,6 +83,15 @@ class Work:
             self._learn(len(pictures), time.perf_counter() - start)
             return found
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for a single picture more."""
+        return self._pictures >= self._settings.queue
+
+    def busy(self, text: str, reason: str) -> RefusedError:
+        """The refusal for want of room."""
+        return RefusedError(429, f"{text}; come again later", reason=reason, retry_after=self.retry_after())
+
     def retry_after(self) -> int:
         """Whole seconds after which there probably is room, at least 1."""
         return max(1, min(60, math.ceil(self._pictures * self._seconds_each)))
@@ -94,12 +103,8 @@ class Work:
     @contextmanager
     def _room(self, pictures: int) -> Iterator[None]:
         if self._pictures + pictures > self._settings.queue:
-            raise RefusedError(
-                429,
-                f"{self._pictures} pictures are waiting, of {self._settings.queue} that may; come again later",
-                reason="queue full",
-                retry_after=self.retry_after(),
-            )
+            waiting = f"{self._pictures} pictures are waiting, of {self._settings.queue} that may"
+            raise self.busy(waiting, "queue full")
         self._pictures += pictures
         self._metrics.queue.set(self._pictures)
         try:

@@ -109,8 +109,7 @@ function take(files) {
   }
   say(wrong.slice(0, 3).join(" ") || (good.length ? "" : word("noPicture")));
   if (!good.length) return;
-  if (good.length === 1 && jobs.length < 2) forget();
-  else if (jobs.length < 2) forget();
+  if (jobs.length < 2) forget();  // more are added to a table that is there
   jobs.push(...good.map((file) => ({ file, name: file.name, url: URL.createObjectURL(file), answer: null, why: null })));
   showJobs();
   work();
