@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -15,7 +16,8 @@ from greffon.evaluation.scores import Answers
 from greffon.evaluation.table import prediction_table
 from greffon.reporting.cases import worth_a_look
 from greffon.reporting.facts import number, times_of
-from greffon.reporting.figures import curves, heat, reliability_diagram, small_picture
+from greffon.reporting.figures import curves, heat, learning_figure, reliability_diagram, small_picture
+from greffon.reporting.learning import learning_curve
 from greffon.reporting.neighbours import nearest
 from greffon.reporting.page import cleaned
 
@@ -82,14 +84,45 @@ def test_neighbours_by_direction_alone():
         nearest(np.full((1, 2), np.nan), known)
 
 
+def noisy(count, seed, signal=0.35):
+    random = np.random.default_rng(seed)
+    targets = np.eye(3)[np.arange(count) % 3]
+    return (random.normal(size=(count, 30)) + signal * np.repeat(targets, 10, axis=1)).astype(np.float32), targets
+
+
+def test_the_learning_curve_rises_where_there_is_more_to_learn_and_is_flat_where_there_is_not():
+    points = learning_curve(noisy(480, 0), noisy(600, 1), strength=0.01)
+    assert [point.pictures for point in points] == [60, 120, 240, 480]
+    assert points[0].accuracy + 0.05 < points[-1].accuracy
+    assert all(point.interval[0] < point.accuracy < point.interval[1] for point in points)
+    flat = learning_curve(noisy(480, 0, 5.0), noisy(600, 1, 5.0), strength=0.01)
+    assert {point.accuracy for point in flat} == {1.0}
+    assert points == learning_curve(noisy(480, 0), noisy(600, 1), strength=0.01)
+
+
+def test_no_learning_curve_of_too_few_pictures_or_of_one_class():
+    features, targets = noisy(12, 0)
+    assert learning_curve((features, targets), noisy(6, 1), strength=1.0) == ()
+    alone = np.eye(3)[np.zeros(40, int)]
+    assert learning_curve((noisy(40, 0)[0], alone), noisy(6, 1), strength=1.0) == ()
+
+
+def test_rare_classes_are_in_every_part():
+    features, targets = noisy(200, 0)
+    targets = np.eye(3)[(np.arange(200) >= 3).astype(int) + (np.arange(200) >= 100)]
+    points = learning_curve((features, targets), (features, targets), strength=1.0)
+    assert [point.pictures for point in points] == [1 + 12 + 12, 1 + 24 + 25, 2 + 48 + 50, 200]
+
+
 def test_figures_are_well_formed_and_take_the_colours_of_the_page():
     line = curves({"loss": [0.5, None, float("nan"), 0.2], "val_loss": [0.6, 0.5, 0.4, 0.3]}, what="loss", best=4)
     answers = Answers.of(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([[1, 0], [0, 1]]))
     diagram = reliability_diagram(reliability(answers), reliability(answers))
-    for svg in (line, diagram, reliability_diagram((), reliability(answers))):
+    learning = learning_figure(learning_curve(noisy(48, 0), noisy(30, 1), strength=1.0))
+    for svg in (line, diagram, learning, reliability_diagram((), reliability(answers))):
         assert ET.fromstring(svg).tag.endswith("svg")
-        assert "var(--ink)" in svg
-        assert "#01010" not in svg
+        assert "var(--faint)" in svg
+        assert not re.search("#0([1-5])0", svg)
         assert "http://www.w3.org" in svg
         assert svg.count("http") == svg.count("http://www.w3.org")  # names of formats: nothing is fetched
     assert "validation" in line

@@ -68,6 +68,9 @@ def test_its_numbers_are_those_of_the_test_pictures_and_of_validation(trained, f
     assert f"validation: {found.known['val'].count} pictures" in words
     assert "nearest neighbour" in words
     assert "this run" in words
+    assert "Learning curve" in words
+    assert "33 give " in words
+    assert "15 of 15" in words  # answered, from the lowest confidence on
 
 
 def test_pictures_are_shown_with_where_it_looked_and_what_is_alike(page, written, words):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from greffon.evaluation.calibration import Bin
+    from greffon.reporting.learning import Point
 
     Array = np.ndarray[Any, Any]
 
@@ -58,6 +59,27 @@ def curves(values: Mapping[str, Sequence[float | None]], *, what: str, best: int
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, labelcolor=_INK, fontsize=8)
     return _svg(figure, f"{what} over epochs")
+
+
+def learning_figure(points: Sequence[Point]) -> str:
+    """Accuracy over the number of training pictures, with the intervals.
+
+    Args:
+        points: at least one.
+    """
+    figure, axes = _figure()
+    counts = [point.pictures for point in points]
+    axes.fill_between(
+        counts, [point.interval[0] for point in points], [point.interval[1] for point in points], color=_ONE,
+        alpha=0.15, linewidth=0,
+    )  # fmt: skip
+    axes.plot(counts, [point.accuracy for point in points], color=_ONE, marker="o", markersize=4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.set_xlabel("training pictures")
+    axes.set_ylabel("accuracy of a solved head")
+    return _svg(figure, "learning curve", "square")
 
 
 def reliability_diagram(before: Sequence[Bin], after: Sequence[Bin] | None = None) -> str:

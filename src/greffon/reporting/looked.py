@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from greffon.evaluation.evaluate import Bars
     from greffon.reporting.cases import Case
     from greffon.reporting.found import Finder, Locator
+    from greffon.reporting.learning import Point
 
     Array = np.ndarray[Any, Any]
 
@@ -134,20 +135,24 @@ class Look:
             bundle.class_names, several_labels=bundle.several_labels,
         )  # fmt: skip
 
-    def baselines(self, train: Known, told: Known) -> Baselines | None:
-        """Weaker ideas on the same pictures; None where the network pools no features."""
+    def compared(self, train: Known, told: Known) -> tuple[Baselines | None, tuple[Point, ...]]:
+        """Weaker ideas on the same pictures, and the learning curve; nothing where the network pools no features."""
         from greffon.evaluation.baselines import baselines
+        from greffon.evaluation.probe import solve
+        from greffon.reporting.learning import learning_curve
 
         if train.features is None or told.features is None:
-            return None
-        targets = [_targets(self._bundle, each.rows) for each in (train, told)]
+            return None, ()
+        several = self._bundle.several_labels
+        learned = train.features, _targets(self._bundle, train.rows)
+        measured = told.features, _targets(self._bundle, told.rows)
         try:
-            return baselines(
-                train.features, targets[0], told.features, targets[1], several_labels=self._bundle.several_labels
-            )
+            probe = solve(*learned, several_labels=several, seed=self._bundle.recipe.seed)
+            beside = baselines(*learned, *measured, several_labels=several, probe=probe)
+            return beside, learning_curve(learned, measured, strength=probe.strength, several_labels=several)
         except (DataError, InputError) as error:
-            self.notes.append(f"No baselines: {error}")
-            return None
+            self.notes.append(f"No baselines and no learning curve: {error}")
+            return None, ()
 
     def tiles(self, cases: Sequence[Case], train: Known | None, *, neighbours: int) -> list[Tile]:
         """Pictures with where the network looked at and what it thinks alike."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from greffon.evaluation.evaluate import Bars
     from greffon.evaluation.measures import Measures
     from greffon.pictures.sources.columns import Columns
+    from greffon.reporting.learning import Point
     from greffon.reporting.looked import Known, Look, Tile
 
 NAME = "report.html"
@@ -24,6 +25,7 @@ NAME = "report.html"
 
 _MOST_CELLS = 30  # classes up to which the whole confusion matrix is shown
 _LEFT_OUT = 50  # files
+_CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 _VALIDATION = "They were also used to choose by, so these numbers flatter it a little."
 _TEST = "The training never saw them."
 
@@ -152,6 +154,7 @@ class _Making:
         self._sides = [_Side("validation", _VALIDATION, measure(self.table))]
         self._told = self.table
         self.baselines: Any = None
+        self.points: tuple[Point, ...] = ()
         self.mistakes: list[Tile] = []
         self.unsure: list[Tile] = []
 
@@ -202,6 +205,9 @@ class _Making:
             "head": _head(bundle),
             "stages": [{"facts": stage, "figures": _curves(stage)} for stage in stages_of(bundle, model)],
             "baselines": self.baselines,
+            "points": self.points,
+            "learning": self._learning(),
+            "abstaining": self._abstaining(),
             "confusion": _confusion(told.measures),
             "confused": most_confused(told.measures),
             "calibration": self._calibration(),
@@ -234,9 +240,27 @@ class _Making:
         return test
 
     def _stand_beside(self, look: Look, train: Known, told: Known) -> None:
-        beside = look.baselines(train, told)
-        if beside is not None and len(told.rows) == self._sides[0].measures.count:
+        beside, points = look.compared(train, told)
+        if len(told.rows) != self._sides[0].measures.count:
+            return
+        self.points = points
+        if beside is not None:
             self.baselines = beside.beside("this run", self._sides[0].measures).rows
+
+    def _learning(self) -> Any:
+        import markupsafe
+
+        from greffon.reporting.figures import learning_figure
+
+        return markupsafe.Markup(learning_figure(self.points)) if len(self.points) > 1 else None
+
+    def _abstaining(self) -> list[Any]:
+        """What answering only where it is sure means, at a few confidences."""
+        from greffon.evaluation.abstain import selected
+        from greffon.evaluation.measures import answers_of
+
+        answers = answers_of(self._told)
+        return [selected(answers, confidence) for confidence in _CONFIDENCES]
 
     def _calibration(self) -> str:
         from greffon.evaluation.answers import calibration_of
