@@ -47,6 +47,8 @@ def test_options_reach_the_service(served, tmp_path, monkeypatch):
         (["run"], {"watch": 0.0}, "--watch"),
         (["run"], {"stop_timeout": 0.0}, "--stop-timeout"),
         (["run"], {"max_batch": 0}, "batch must be"),
+        (["run"], {"max_body": float("nan")}, "--max-body"),
+        (["run"], {"max_pixels": 500}, "pixels must be"),
         (["a/run", "b/run"], {}, "NAME=b/run"),
         ([], {}, "no run to serve"),
     ],

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 
+import numpy as np
 import pytest
 from made_up_service import NAMES, picture
 from PIL import Image
@@ -166,3 +167,16 @@ def test_the_description_names_both_bodies(made):
     assert set(bodies) == {"multipart/form-data", "application/json"}
     assert "/v2/models/{name}/infer" in document["paths"]
     assert "$defs" not in json.dumps(document)
+
+
+def test_pictures_with_several_labels(made):
+    client = made()
+    served = client.service.models.get("colours")
+    served.model.several_labels = True
+    (none,) = client.post("/v1/predict", files=files(picture("grey"))).json()["predictions"]
+    assert none["labels"] == []
+    assert none["label"] in NAMES
+    served.batcher._run = lambda batch, alone: np.array([[0.9, 0.8, 0.1]] * len(batch))
+    (both,) = client.post("/v1/predict", files=files(picture("red"))).json()["predictions"]
+    assert both["labels"] == ["red", "green"]
+    assert both["sure"] is True

@@ -68,8 +68,8 @@ def serve(  # noqa: PLR0913  # one parameter for each flag
     from greffon.serving.settings import Settings, check_address, keys_from
 
     settings = Settings(
-        body=round(max_body * 1e6),
-        pixels=round(max_pixels * 1e6),
+        body=_millions("--max-body", max_body),
+        pixels=_millions("--max-pixels", max_pixels),
         pictures=max_pictures,
         seconds=timeout,
         queue=queue,
@@ -88,6 +88,12 @@ def serve(  # noqa: PLR0913  # one parameter for each flag
         watch_seconds=watch,
         listening=lambda address: say(f"serving {', '.join(runs)} on {address}"),
     )
+
+
+def _millions(flag: str, value: float) -> int:
+    if not 0 < value < 1e6:
+        raise InputError(f"{flag} must be above 0. Got {value}")
+    return round(value * 1e6)
 
 
 def _check_installed() -> None:
