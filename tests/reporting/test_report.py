@@ -81,7 +81,7 @@ def test_pictures_are_shown_with_where_it_looked_and_what_is_alike(page, written
     heats = [address for address in pictures if address.startswith("data:image/png")]
     assert len(heats) >= 4
     assert len(pictures) - len(heats) >= 5 + 5 * 3
-    assert "because it looks like these training pictures" in words
+    assert "to the network it looks like these training pictures" in words
     assert written.path.stat().st_size < 600_000
 
 
@@ -169,6 +169,16 @@ def test_what_a_run_names_is_not_fetched(folder, small, tmp_path, monkeypatch):
     names = ["https://example.invalid/a.png", "s3://bucket/a.tar::1.png", "a\0b.png", "", None, "/etc/passwd", "."]
     assert finder.find(names, ["0" * 32] * len(names)) == [None] * len(names)
     assert finder.find(["a.png"], [None]) == [None]
+
+
+def test_secrets_in_addresses_are_not_shown(small, tmp_path):
+    from greffon.bundle.read import read_bundle
+    from greffon.reporting.facts import reproducing
+
+    commands = "\n".join(reproducing(read_bundle(small), "https://me:secret@host/photos.csv?sig=abc"))
+    assert "https://host/photos.csv" in commands
+    assert "secret" not in commands
+    assert "abc" not in commands
 
 
 def test_several_labels(folder, tmp_path):

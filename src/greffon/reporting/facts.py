@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import GreffonError
+from greffon.reporting.page import public
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,7 +166,7 @@ def reproducing(bundle: Bundle, data: Any) -> list[str]:
     inside = [shlex.quote(str(bundle.path / name)) for name in ("recipe.yaml", "split.parquet")]
     root = bundle.record.get("root")
     given = data if data is not None else root
-    where = shlex.quote(str(given)) if isinstance(given, str) or hasattr(given, "__fspath__") else "DATA"
+    where = shlex.quote(public(str(given))) if isinstance(given, str) or hasattr(given, "__fspath__") else "DATA"
     return [
         f"greffon train {where} -o {shlex.quote(str(bundle.path) + '-again')} --recipe {inside[0]} --split {inside[1]}",
         f"greffon evaluate {run} {where}",

@@ -50,6 +50,7 @@ def render(facts: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=cleaned
     )
+    environment.filters["public"] = public
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     style = markupsafe.Markup((folder / "page.css").read_text(encoding="utf-8"))
     return template.render(facts, style=style)
@@ -68,6 +69,23 @@ def cleaned(value: Any) -> Any:
     return "".join(letter if letter.isprintable() or letter in _ALLOWED else _REPLACED for letter in value)
 
 
+def public(locator: str) -> str:
+    """An address without what is secret in it: name and password, and the query, in which signatures stand.
+
+    Example:
+        >>> from greffon.reporting.page import public
+        >>> public("https://me:secret@host/a.jpg?sig=1"), public("cats/what?.jpg")
+        ('https://host/a.jpg', 'cats/what?.jpg')
+    """
+    from greffon.pictures.sources.locate import is_address
+
+    if not is_address(locator):
+        return locator
+    scheme, _, rest = locator.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+
+
 def write(text: str, file: Path) -> None:
     """Write the page; a crash leaves the old one or none, never half of one.
 
@@ -79,7 +97,9 @@ def write(text: str, file: Path) -> None:
         beside.write_text(text, encoding="utf-8", newline="\n")
         beside.replace(file)
     except OSError as error:
-        raise InputError(f"the report {file} cannot be written: {error.strerror or error}") from error
+        raise InputError(
+            f"the report {file} cannot be written: {error.strerror or error}; give another place with out (-o)"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
