@@ -61,6 +61,20 @@ def test_groups_are_held_out_together():
     assert right[1] < 0.8
 
 
+def test_groups_are_held_out_together_with_several_labels_too():
+    random = np.random.default_rng(1)
+    bases = random.normal(size=(30, 50))
+    features = np.repeat(bases, 4, axis=0) + 0.01 * random.normal(size=(120, 50))
+    targets = np.repeat(random.integers(0, 2, (30, 2)), 4, axis=0)  # noise, but copies share it
+    groups = np.repeat(np.arange(30), 4)
+    right = [
+        ((solve(features, targets, several_labels=True, strengths=[1.0], **it).held_out > 0.5) == targets).mean()
+        for it in ({}, {"groups": groups})
+    ]
+    assert right[0] > 0.95
+    assert right[1] < 0.8
+
+
 def test_several_labels_are_independent_problems():
     random = np.random.default_rng(2)
     features = random.normal(size=(150, 6))

@@ -242,6 +242,8 @@ def _folds(
     """Rows to learn from and rows held out; none where the pictures are too few."""
     from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
+    if several_labels and groups is not None and len(np.unique(groups)) < len(groups):
+        return _folds_of_groups(np.asarray(groups), folds, seed)
     if several_labels:
         folds = min(folds, len(targets))
         if folds < 2:
@@ -259,6 +261,16 @@ def _folds(
     if folds < 2:
         return []
     return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))
+
+
+def _folds_of_groups(groups: Array, folds: int, seed: int) -> list[tuple[Array, Array]]:
+    names = np.unique(groups)
+    folds = min(folds, len(names))
+    if folds < 2:
+        return []
+    part = np.random.default_rng(seed).permutation(len(names)) % folds
+    of = part[np.searchsorted(names, groups)]
+    return [(np.flatnonzero(of != fold), np.flatnonzero(of == fold)) for fold in range(folds)]
 
 
 def _probabilities(logits: Array, *, several_labels: bool) -> Array:
