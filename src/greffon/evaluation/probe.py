@@ -240,15 +240,10 @@ def _folds(
     targets: Array, folds: int, groups: Array | None, seed: int, *, several_labels: bool
 ) -> list[tuple[Array, Array]]:
     """Rows to learn from and rows held out; none where the pictures are too few."""
-    from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    if several_labels and groups is not None and len(np.unique(groups)) < len(groups):
-        return _folds_of_groups(np.asarray(groups), folds, seed)
     if several_labels:
-        folds = min(folds, len(targets))
-        if folds < 2:
-            return []
-        return list(KFold(folds, shuffle=True, random_state=seed).split(targets))
+        return _folds_of_groups(np.arange(len(targets)) if groups is None else np.asarray(groups), folds, seed)
     labels = targets.argmax(axis=1)
     counts = np.unique(labels, return_counts=True)[1]
     if groups is not None and len(np.unique(groups)) < len(groups):
