@@ -279,7 +279,7 @@ def test_a_file_that_is_cut_off_says_so(written, name, share):
         (b"<!doctype html><html>404</html>", "web page"),
         (b"\n\n<html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
-        (gzip.compress(b"weights"), "gzip"),
+        (gzip.compress(b"weights", mtime=0), "gzip"),
         (pickle.dumps({"weight": 1}), "pickle"),
         (b'{"class_name": "Functional"}', "JSON"),
         (b"no weights at all", "it starts with"),
