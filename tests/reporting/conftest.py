@@ -22,7 +22,8 @@ def trained(folder, tmp_path_factory):
         greffon.Stage(name="probe", optimizer="lbfgs"),
         greffon.Stage(name="last <b>block", unfreeze="conv5_block3", epochs=2, learning_rate=1e-4),
     )
-    recipe = greffon.Recipe(weights="thin", image_size=SIDE, head=greffon.Head(pool="avg"), stages=stages)
+    head = greffon.Head(pool="avg")
+    recipe = greffon.Recipe(weights="thin", image_size=SIDE, head=head, stages=stages, near_copies="ignore")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("session-cache")))
         return greffon.train(

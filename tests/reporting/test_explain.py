@@ -18,12 +18,18 @@ from greffon.reporting.explain import Explainer
 SIDE, CLASSES = 96, 3
 
 
-def grafted(head):
+@pytest.fixture(scope="module")
+def backbone():
     import keras
 
     keras.utils.set_random_seed(1)
-    backbone = resnet((1, 1, 1, 1), "thin", input_shape=(SIDE, SIDE, 3))
-    return greffon.graft(backbone, CLASSES, head, preprocessing="caffe")
+    return resnet((1, 1, 1, 1), "thin", input_shape=(SIDE, SIDE, 3))
+
+
+@pytest.fixture
+def grafted(backbone):
+    """Grafts a head onto the one backbone, which no test changes."""
+    return lambda head: greffon.graft(backbone, CLASSES, head, preprocessing="caffe")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def about_nothing_common(model, features, name="head_output"):
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid"])
-def test_behind_an_average_it_is_the_weights_of_the_class(pictures, output):
+def test_behind_an_average_it_is_the_weights_of_the_class(grafted, pictures, output):
     model = grafted(greffon.Head(output=output))
     explainer = Explainer(model)
     features = explainer.features(pictures)
@@ -75,7 +81,7 @@ def test_behind_an_average_it_is_the_weights_of_the_class(pictures, output):
     assert not np.allclose(maps, explainer.maps(features, [1, 0, 2]), atol=1e-2)  # another class, another map
 
 
-def test_behind_a_flattened_map_each_place_has_its_own_weights(pictures):
+def test_behind_a_flattened_map_each_place_has_its_own_weights(grafted, pictures):
     model = grafted(greffon.Head(pool="flatten"))
     explainer = Explainer(model)
     features = explainer.features(pictures)
@@ -84,7 +90,7 @@ def test_behind_a_flattened_map_each_place_has_its_own_weights(pictures):
     np.testing.assert_allclose(explainer.maps(features, [0, 1, 2]), expected, atol=1e-4)
 
 
-def test_the_features_are_what_the_backbone_gives(pictures):
+def test_the_features_are_what_the_backbone_gives(grafted, pictures):
     import keras
 
     model = grafted(greffon.Head())
@@ -93,7 +99,7 @@ def test_the_features_are_what_the_backbone_gives(pictures):
     np.testing.assert_allclose(Explainer(model).features(pictures), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_sure_answer_is_explained_too(pictures):
+def test_a_sure_answer_is_explained_too(grafted, pictures):
     """The probability has no slope left where it is 1, the score in front of it has."""
     model = grafted(greffon.Head())
     layer = model.get_layer("head_output")
@@ -105,7 +111,7 @@ def test_a_sure_answer_is_explained_too(pictures):
     np.testing.assert_allclose(explainer.maps(features, [0, 0, 0]), closed_form(features, kernel, [0, 0, 0]), atol=1e-4)
 
 
-def test_what_is_added_to_all_scores_changes_nothing(pictures):
+def test_what_is_added_to_all_scores_changes_nothing(grafted, pictures):
     model = grafted(greffon.Head())
     explainer = Explainer(model)
     features = explainer.features(pictures)
@@ -115,7 +121,7 @@ def test_what_is_added_to_all_scores_changes_nothing(pictures):
     np.testing.assert_allclose(explainer.maps(features, [0, 1, 2]), before, atol=2e-3)
 
 
-def test_hidden_units_and_a_head_that_ends_in_a_softmax_layer(pictures):
+def test_hidden_units_and_a_head_that_ends_in_a_softmax_layer(grafted, pictures):
     import keras
 
     hidden = Explainer(grafted(greffon.Head(hidden=8, dropout=0.5)))
@@ -130,7 +136,7 @@ def test_hidden_units_and_a_head_that_ends_in_a_softmax_layer(pictures):
     np.testing.assert_allclose(explainer.maps(features, [2, 1, 0]), closed_form(features, kernel, [2, 1, 0]), atol=1e-4)
 
 
-def test_nothing_speaks_for_a_class_whose_weights_are_all_against_it(pictures):
+def test_nothing_speaks_for_a_class_whose_weights_are_all_against_it(grafted, pictures):
     model = grafted(greffon.Head(output="sigmoid"))
     layer = model.get_layer("head_output")
     layer.kernel.assign(-np.abs(numbers(layer.kernel)))
@@ -138,7 +144,7 @@ def test_nothing_speaks_for_a_class_whose_weights_are_all_against_it(pictures):
     assert not explainer.maps(explainer.features(pictures), [0, 1, 2]).any()
 
 
-def test_wrong_questions(pictures):
+def test_wrong_questions(grafted, pictures):
     import keras
 
     explainer = Explainer(grafted(greffon.Head()))
