@@ -276,11 +276,14 @@ def test_where_the_pictures_are_gone_rendered_ones_take_their_place(run, tmp_pat
 
 
 @pytest.mark.usefixtures("made_once")
-def test_pictures_that_are_others_now_are_gone(run, pictures, tmp_path):
+def test_a_folder_of_other_pictures_is_refused(run, pictures, tmp_path):
     for file in pictures[0].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes() + b" ")
-    out = tmp_path / "a.onnx"
-    assert export(run, "onnx", out=out, precision="fp16", pictures=tmp_path, max_drop=1).drop.measured_on == "probes"
+    with pytest.raises(
+        InputError, match=r"has none of the run's validation pictures as they were.*the first is '10\.png'"
+    ):
+        export(run, "onnx", out=tmp_path / "a.onnx", precision="fp16", pictures=tmp_path, max_drop=1)
+    assert not (tmp_path / "a.onnx").exists()
 
 
 @pytest.mark.usefixtures("made_once")
@@ -288,8 +291,25 @@ def test_the_loss_is_that_of_the_pictures_that_are_left(run, pictures, tmp_path)
     names = sorted(name for name, _ in pictures[1][-4:])
     for name in names[1:]:
         (tmp_path / name).write_bytes((pictures[0] / name).read_bytes())
-    drop = export(run, "onnx", out=tmp_path / "a.onnx", precision="fp16", pictures=tmp_path, max_drop=1).drop
-    assert (drop.measured_on, drop.pictures, drop.before) == ("validation", 3, 1.0)
+    found = export(run, "onnx", out=tmp_path / "a.onnx", precision="fp16", pictures=tmp_path, max_drop=1)
+    assert (found.drop.measured_on, found.drop.pictures, found.drop.before) == ("validation", 3, 1.0)
+    assert found.notes == ("3 of 4 validation pictures could be read",)
+
+
+@pytest.mark.usefixtures("made_once")
+def test_measuring_shows_how_far_it_is(run, pictures, tmp_path):
+    from contextlib import contextmanager
+
+    told = []
+
+    class Bars:
+        @contextmanager
+        def bar(self, name, *, total):
+            told.append((name, total))
+            yield told.append
+
+    export(run, "onnx", out=tmp_path / "a.onnx", precision="fp16", pictures=pictures[0], progress=Bars(), max_drop=1)
+    assert told == [("measure", 4), 4]
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

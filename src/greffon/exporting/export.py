@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -103,7 +104,7 @@ def export(  # noqa: PLR0913  # all but two are options, by keyword only
 
     Raises:
         InputError: format and precision do not go together, a package is missing, the model cannot be written in this
-            format, or the place cannot be written to.
+            format, the place cannot be written to, or `pictures` has none of the run's.
         CheckFailedError: the export answers otherwise than the run, or loses more than `max_drop`.
 
     Example:
@@ -133,6 +134,8 @@ def export(  # noqa: PLR0913  # all but two are options, by keyword only
         else:
             drop = _drop(answer, bundle, shipped, proof, root, progress)
             check_drop(drop, max_drop)
+            if drop.measured_on == "validation" and drop.pictures < len(bundle.table):
+                notes.append(f"{drop.pictures:,} of {len(bundle.table):,} validation pictures could be read")
         del answer  # some systems do not rename what is open
         size = sum(file.stat().st_size for file in (unfinished, *unfinished.rglob("*")) if file.is_file())
         _take_place(unfinished, place)
@@ -156,12 +159,12 @@ def _drop(
 ) -> Drop:
     from greffon.exporting.pictures import validation_pictures
 
+    labelled = validation_pictures(bundle, root)
+    several, classes = shipped.several_labels, len(bundle.class_names)
     with contextlib.ExitStack() as stack:
-        advance = None
-        if progress is not None:
-            advance = stack.enter_context(progress.bar("measure", total=None))
-        labelled = validation_pictures(bundle, root, advance)
-        several, classes = shipped.several_labels, len(bundle.class_names)
+        if progress is not None and labelled is not None:
+            advance = stack.enter_context(progress.bar("measure", total=len(bundle.table)))
+            labelled = dataclasses.replace(labelled, advance=advance)
         return measure_drop(answer, labelled, proof, several_labels=several, classes=classes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,29 +47,23 @@ class Labelled:
     def batches(self, size: int) -> Iterator[tuple[Array, Array, Array]]:
         """Pixels uint8 (n, side, side, 3), what they are and what the run says, both (n, classes)."""
         table = _in_order(self.bundle)
-        rows: list[int] = []
-        pixels: list[Array] = []
-        for row, decoded in _decoded(self.bundle, table["path"].to_list(), table["hash"].to_list(), self.root):
-            rows.append(row)
-            pixels.append(decoded)
-            if len(rows) == size:
-                yield np.stack(pixels), self.has[rows], self.expected[rows]
-                if self.advance is not None:
-                    self.advance(len(rows))
-                rows, pixels = [], []
-        if rows:
-            yield np.stack(pixels), self.has[rows], self.expected[rows]
+        found = _decoded(self.bundle, table["path"].to_list(), table["hash"].to_list(), self.root)
+        while some := list(islice(found, size)):
+            rows = [row for row, _ in some]
+            yield np.stack([pixels for _, pixels in some]), self.has[rows], self.expected[rows]
+            if self.advance is not None:
+                self.advance(len(rows))
 
 
-def validation_pictures(
-    bundle: Bundle, root: Path | None, advance: Callable[[int], None] | None = None
-) -> Labelled | None:
+def validation_pictures(bundle: Bundle, root: Path | None) -> Labelled | None:
     """The validation pictures with the run's answers; None where not one of them can be read any more.
 
     Args:
         bundle: the run.
         root: the folder that relative paths start from; None: only absolute paths and addresses are looked for.
-        advance: called with how many more are done.
+
+    Raises:
+        InputError: a folder was given, and it has none of them.
     """
     from greffon.evaluation.answers import validation_answers
 
@@ -76,9 +71,10 @@ def validation_pictures(
     if not len(table) or table["label"].null_count():
         return None
     if next(_decoded(bundle, table["path"].to_list(), table["hash"].to_list(), root), None) is None:
+        _check_nothing_was_promised(root, table)
         return None
     answers = validation_answers(bundle)
-    return Labelled(bundle, root, answers.has, answers.probabilities, advance)
+    return Labelled(bundle, root, answers.has, answers.probabilities)
 
 
 def calibration_pictures(bundle: Bundle, root: Path | None) -> tuple[Array, str]:
@@ -115,6 +111,15 @@ def checked_root(root: str | Path | None) -> Path | None:
     if not path.is_dir():
         raise InputError(f"pictures must be the folder that the run was trained on, {root!s} is no folder")
     return path
+
+
+def _check_nothing_was_promised(root: Path | None, table: pl.DataFrame) -> None:
+    if root is not None:
+        example = next((path for path in table["path"] if path is not None), "none")
+        raise InputError(
+            f"{root} has none of the run's validation pictures as they were: give the folder that the run was trained "
+            f"on, from which their paths start (the first is {example!r}), or no folder for rendered pictures"
+        )
 
 
 def _in_order(bundle: Bundle) -> pl.DataFrame:
