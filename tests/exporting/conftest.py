@@ -33,3 +33,15 @@ def shipped(run):
 def made_once(monkeypatch, shipped):
     """Spare a test from opening the run's Keras model again."""
     monkeypatch.setattr("greffon.exporting.shipped.ship", lambda bundle, **options: shipped)
+
+
+@pytest.fixture(scope="session", params=[("thin", False), ("thin", True), ("v1", False), ("v1.5", False)], ids=str)
+def full_size_run(request, tmp_path_factory, pictures):
+    """A calibrated run of a whole network, with one label per picture or several."""
+    import greffon
+
+    variant, several = request.param
+    head = greffon.Head(output="sigmoid" if several else "softmax")
+    model = network(variant, blocks=(3, 4, 6, 3), head=head, side=224, preprocessing="torch")
+    place = tmp_path_factory.mktemp("runs") / "full"
+    return written_run(place, model, pictures, several_labels=several, temperature=0.8, side=224)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greffon.bundle.read import read_bundle
-from greffon.errors import CheckFailedError, InputError
+from greffon.errors import CheckFailedError, GreffonError, InputError
 from greffon.exporting.formats import FORMATS, Format, FormatName, Precision, chosen
 from greffon.exporting.proof import Drop, Proof, check, check_drop, measure_drop, replay
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from greffon.bundle.read import Bundle
-    from greffon.exporting.formats import Answer
+    from greffon.exporting.formats import Answer, Calibration
     from greffon.exporting.shipped import Shipped
 
 __all__ = ["FORMATS", "MAX_DROP", "Exported", "FormatName", "Precision", "export"]
@@ -106,6 +106,7 @@ def export(  # noqa: PLR0913  # all but two are options, by keyword only
         InputError: format and precision do not go together, a package is missing, the model cannot be written in this
             format, the place cannot be written to, or `pictures` has none of the run's.
         CheckFailedError: the export answers otherwise than the run, or loses more than `max_drop`.
+        GreffonError: the format's library fails.
 
     Example:
         >>> from greffon.exporting.export import export
@@ -125,7 +126,7 @@ def export(  # noqa: PLR0913  # all but two are options, by keyword only
     shipped = ship(bundle, custom_objects=custom_objects)
     notes: list[str] = []
     with _beside(place, kind) as unfinished:
-        kind.exporter().write(shipped, unfinished, precision, lambda: _calibrating(bundle, root, notes))
+        _write(kind, shipped, unfinished, precision, lambda: _calibrating(bundle, root, notes))
         answer = _opened(kind, unfinished)
         proof = replay(answer, shipped.probes, shipped.expected, several_labels=shipped.several_labels)
         drop = None
@@ -140,6 +141,17 @@ def export(  # noqa: PLR0913  # all but two are options, by keyword only
         size = sum(file.stat().st_size for file in (unfinished, *unfinished.rglob("*")) if file.is_file())
         _take_place(unfinished, place)
     return Exported(place, kind.name, precision, size, proof, drop, tuple(notes))
+
+
+def _write(kind: Format, shipped: Shipped, place: Path, precision: Precision, calibration: Calibration) -> None:
+    try:
+        kind.exporter().write(shipped, place, precision, calibration)
+    except (GreffonError, OSError):
+        raise
+    except Exception as error:  # each library has its own kinds, and layers of the user's own may raise anything
+        raise GreffonError(
+            f"{kind.name} could not be written: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        ) from error
 
 
 def _calibrating(bundle: Bundle, root: Path | None, notes: list[str]) -> np.ndarray[Any, Any]:
