@@ -11,15 +11,8 @@ import pytest
 
 import greffon.reporting
 from greffon.cli import main
-from greffon.cli.app import COMMANDS, app
 from greffon.errors import InputError
 from greffon.reporting import Report
-
-
-@pytest.fixture(scope="module", autouse=True)
-def command():
-    if "report" not in COMMANDS:
-        app.command("greffon.cli.report:report", name="report")
 
 
 @pytest.fixture

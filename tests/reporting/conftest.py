@@ -13,9 +13,16 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(folder, tmp_path_factory):
+def board(tmp_path_factory):
+    """TensorBoard's folder of that training."""
+    return tmp_path_factory.mktemp("board")
+
+
+@pytest.fixture(scope="session")
+def trained(folder, board, tmp_path_factory):
     """A run that was trained on them; not to be changed."""
     import greffon
+    from greffon.reporting.trackers import tracked
     from greffon.training.progress import Reporter
 
     stages = (
@@ -26,9 +33,9 @@ def trained(folder, tmp_path_factory):
     recipe = greffon.Recipe(weights="thin", image_size=SIDE, head=head, stages=stages, near_copies="ignore")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("session-cache")))
-        return greffon.train(
-            folder, out=tmp_path_factory.mktemp("runs") / "run <i>", recipe=recipe, reporter=Reporter()
-        ).path
+        out = tmp_path_factory.mktemp("runs") / "run <i>"
+        with tracked(Reporter(), tensorboard=board) as reporter:
+            return greffon.train(folder, out=out, recipe=recipe, reporter=reporter).path
 
 
 @pytest.fixture(scope="session")

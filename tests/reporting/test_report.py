@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_runs import HOSTILE, made_up
+from small_runs import HOSTILE, events, made_up
 
 import greffon
 from greffon.errors import InputError
@@ -59,6 +59,15 @@ def test_it_says_what_was_trained_and_proves_it(trained, words):
     assert "Stage 2 of 2: last <b>block" in words
     assert "conv5_block3" in words
     assert "2 epochs in numbers" in words
+
+
+def test_a_real_training_is_tracked_over_its_stages(trained, board):
+    import polars as pl
+
+    found = [(step, value) for _, tag, step, value in events(board / "validation") if tag == "epoch_loss"]
+    history = pl.read_csv(trained / "history.csv")["val_loss"].to_list()
+    assert [step for step, _ in found] == [1, 2, 3]
+    assert [value for _, value in found] == pytest.approx(history, rel=1e-6)
 
 
 def test_its_numbers_are_those_of_the_test_pictures_and_of_validation(trained, folder, words):

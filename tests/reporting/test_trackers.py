@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from small_runs import events
 
 from greffon.errors import InputError
 from greffon.recipe import Recipe
@@ -54,21 +55,6 @@ def training(reporter):
     for epoch in (1, 2):
         reporter.epoch("block", epoch, 12, {"loss": 0.5 / epoch, "val_loss": 0.6, "accuracy": 0.9}, epoch == 1)
     reporter.summary(Run())
-
-
-def events(folder):
-    """(tag, step, value) of every number in a folder of event files; texts as they are."""
-    import tensorflow as tf
-
-    found = []
-    for file in sorted(folder.iterdir()):
-        for record in tf.data.TFRecordDataset(str(file)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                tensor = tf.make_ndarray(value.tensor)
-                kind = value.metadata.plugin_data.plugin_name
-                found.append((kind, value.tag, event.step, tensor.item()))
-    return found
 
 
 def test_everything_is_passed_on_and_nothing_else(tmp_path):
