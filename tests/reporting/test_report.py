@@ -225,6 +225,15 @@ def test_records_of_other_versions(folder, tmp_path):
     assert "says nothing of it" in text
 
 
+def test_a_stage_that_was_taken_back_is_said_to_be(folder, tmp_path):
+    record = {"stages": [{"name": "last-block", "kept": False, "best_epoch": 1, "chosen_learning_rate": 1e-4}]}
+    run = made_up(folder, tmp_path / "run", record=record)
+    text = report(run, most=0, neighbours=0).path.read_text(encoding="utf-8")
+    assert "Taken back" in text
+    assert "The learning rate 0.0001 was chosen" in text
+    assert "Kept" not in text
+
+
 def test_a_model_that_cannot_be_opened_leaves_the_numbers(folder, copied, monkeypatch):
     from greffon.bundle.read import Bundle
 

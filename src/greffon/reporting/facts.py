@@ -48,7 +48,7 @@ class StageFacts:
         holds: whether it does; None where there is none.
         digest: of all frozen tensors together.
         history: one row per epoch.
-        best: the epoch that was kept, or None.
+        best: the epoch with the least validation loss, or None.
         remarks: what else is to be said, one sentence each.
     """
 

@@ -37,7 +37,7 @@ def curves(values: Mapping[str, Sequence[float | None]], *, what: str, best: int
     Args:
         values: one number per epoch, by the name of the line; those of a name that begins with `val_` are drawn thick.
         what: the name of the number.
-        best: the epoch that was kept, from 1; None: none is marked.
+        best: the best epoch, from 1; None: none is marked.
 
     Returns:
         An `<svg>` element.
@@ -53,7 +53,7 @@ def curves(values: Mapping[str, Sequence[float | None]], *, what: str, best: int
             markersize=3, linewidth=2 if held_out else 1.2, color=_ONE if held_out else _TWO,
         )  # fmt: skip
     if best is not None and best >= 1:
-        axes.axvline(best, color=_FAINT, linewidth=1, linestyle=":", label="kept")
+        axes.axvline(best, color=_FAINT, linewidth=1, linestyle=":", label="best")
     axes.set_xlabel("epoch")
     axes.set_title(_KEPT.sub(" ", what), loc="left", fontsize=10, color=_INK, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
