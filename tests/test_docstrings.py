@@ -19,7 +19,14 @@ MODULES = sorted(
     if file.name != "__main__.py"
 )
 # What a door returns is shown by the example of that door: running it again would train again.
-SHOWN_BY = {"Plan": "plan", "Run": "train", "Predictor": "load", "Evaluation": "evaluate", "Check": "check"}
+SHOWN_BY = {
+    "Plan": "plan",
+    "Run": "train",
+    "Predictor": "load",
+    "Evaluation": "evaluate",
+    "Check": "check",
+    "Exported": "export",
+}
 
 
 @pytest.fixture(autouse=True)

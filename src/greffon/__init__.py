@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         WeightFileError,
     )
     from greffon.evaluation.evaluate import Evaluation, evaluate
+    from greffon.exporting.export import Exported, export
     from greffon.recipe import Head, Recipe, Stage
     from greffon.training.fit import fit
     from greffon.training.job import Run, train
@@ -45,6 +46,8 @@ _HOMES = {
     "Predictor": "greffon.bundle.predict",
     "check": "greffon.checking.check",
     "Check": "greffon.checking.report",
+    "export": "greffon.exporting.export",
+    "Exported": "greffon.exporting.export",
     "evaluate": "greffon.evaluation.evaluate",
     "Evaluation": "greffon.evaluation.evaluate",
     "Head": "greffon.recipe",

@@ -22,6 +22,9 @@ _KIND = "greffon run"
 FORMAT_VERSION = 1
 """To be raised when an older Greffon would misread what this one writes."""
 
+DERIVED = frozenset({"report.html"})
+"""Files that are made from a run and may lie in it."""
+
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """Files that operating systems put into folders by themselves."""
 
@@ -100,7 +103,7 @@ def strangers(folder: Path) -> list[str]:
         listed = set()
     paths = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     names = (path.relative_to(folder).as_posix() for path in paths if path.name not in LITTER)
-    return sorted(name for name in names if name not in listed)
+    return sorted(name for name in names if name not in listed | DERIVED)
 
 
 def sha256_of(file: Path) -> str:

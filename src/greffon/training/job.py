@@ -335,6 +335,7 @@ class _Job:
             "balanced_accuracy": measures.balanced_accuracy,
             "log_loss": measures.log_loss,
             "classes": list(catalog.class_names),
+            "root": str(catalog.root.resolve()),
             "pictures": {side: len(catalog.side(side)) for side in ("train", "val", "test")},
             "left_out": {"unreadable": len(catalog.quarantined), "ignored": len(catalog.ignored)},
             "seconds": round(seconds, 2),
