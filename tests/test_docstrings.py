@@ -26,6 +26,8 @@ SHOWN_BY = {
     "Evaluation": "evaluate",
     "Check": "check",
     "Exported": "export",
+    "resnet101": "resnet50",
+    "resnet152": "resnet50",
 }
 
 

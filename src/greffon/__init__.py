@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from greffon.backbone.freeze import freeze, layers
     from greffon.backbone.graft import graft
-    from greffon.backbone.resnet import resnet50
+    from greffon.backbone.resnet import resnet50, resnet101, resnet152
     from greffon.bundle.predict import Predictor, load
     from greffon.checking.check import check
     from greffon.checking.report import Check
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # Public name -> its module. Imported on first use, so that `import greffon` stays under a few milliseconds.
 _HOMES = {
     "resnet50": "greffon.backbone.resnet",
+    "resnet101": "greffon.backbone.resnet",
+    "resnet152": "greffon.backbone.resnet",
     "graft": "greffon.backbone.graft",
     "freeze": "greffon.backbone.freeze",
     "layers": "greffon.backbone.freeze",

@@ -374,3 +374,15 @@ def test_copies_with_other_labels_are_conflicts_also_where_there_are_several(dat
     tags = catalog_of(csv(data, table(label=("a|b", "b", "a", "a"), header=("path", "tags"))))
     assert sorted(tags.conflicts["path"]) == ["images/1.png", "images/3.png"]
     assert any("under more than one label" in note for note in tags.notes)
+
+
+def test_several_labels_that_nobody_announced_are_told(tmp_path):
+    from PIL import Image
+
+    from greffon.pictures.sources.choose import catalog_of
+
+    for number in range(4):
+        Image.effect_noise((16, 16), 40 + number).save(tmp_path / f"{number}.png")
+    rows = ["path,label", "0.png,cat|young", "1.png,dog", "2.png,cat|young", "3.png,dog"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert any("1 classes have '|' in their names" in note for note in catalog_of(tmp_path / "labels.csv").notes)

@@ -240,3 +240,9 @@ def test_an_allowed_layer_may_have_another_shape(build, randomise, arrays_of):
 def test_an_allowance_that_names_nothing(arrays, model):
     with pytest.raises(InputError, match=r"got 'conv1_con'; did you mean 'conv1_conv'\?"):
         match(arrays, model, allow_missing=["conv1_con"])
+
+
+@pytest.mark.parametrize("wrong", [True, 3])
+def test_what_may_be_missing_has_names(arrays, model, wrong):
+    with pytest.raises(InputError, match="allow_missing must be names or globs"):
+        match(arrays, model, allow_missing=wrong)

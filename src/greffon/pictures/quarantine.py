@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import polars as pl
 
 from greffon.errors import DataError, InputError
+from greffon.pictures.sources.table_file import read_csv
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def load_manifest(file: str | Path) -> pl.DataFrame:
     """
     file = Path(file)
     try:
-        frame = pl.read_csv(file, infer_schema=False) if _kind(file) == ".csv" else pl.read_parquet(file)
+        frame = read_csv(file).frame if _kind(file) == ".csv" else pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"the manifest {file} cannot be read: {error}") from error
     missing = [name for name in SCHEMA if name not in frame.columns]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,7 @@ from greffon.weights.read.arrays import Array, WeightArrays
 from greffon.weights.structure import Shape, find_renaming, shapes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import keras
 
@@ -280,8 +281,12 @@ def _sort_extras(found: Match, arrays: Mapping[str, Array], network: Mapping[str
         found.notes.append(left_out_note(list(left_out), shapes_of(arrays)))
 
 
-def _allowed(patterns: Sequence[str], shapes: Mapping[str, Shape]) -> set[str]:
+def _allowed(patterns: Any, shapes: Mapping[str, Shape]) -> set[str]:
     allowed: set[str] = set()
+    if isinstance(patterns, bool) or not isinstance(patterns, str | Sequence):
+        raise InputError(
+            f"allow_missing must be names or globs of layers or tensors, such as ['predictions'], got {patterns!r}"
+        )
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         hit = {
             name

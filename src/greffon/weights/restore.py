@@ -178,6 +178,8 @@ def _existing(weights: str | Path) -> Path:
     if path.exists() or path.with_name(f"{path.name}.index").is_file():  # of a checkpoint, users give the prefix
         return path
     names = list(known_sets())
+    if path.suffix or len(path.parts) > 1:
+        raise InputError(f"weights {weights}: there is no such file or folder, and no weight set of that name")
     raise InputError(
         f"weights must be one of {', '.join(names)}, a file or folder, or None; {str(weights)!r} is neither"
         f"{nearest(str(weights), names)}"

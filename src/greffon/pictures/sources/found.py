@@ -125,8 +125,20 @@ def catalog_from(
     scanned = dict(zip((row.path for row in taken), _scanned(found, taken, workers, advance), strict=True))
     catalog = Catalog(_frame(found, rows, scanned), names, found.root, scanned=scanned)
     _check_readable(found, catalog, to)
-    notes = (*found.notes, *_notes(rows, catalog), *notes_on_copies(catalog))
+    notes = (*found.notes, *_note_on_separators(names), *_notes(rows, catalog), *notes_on_copies(catalog))
     return replace(catalog, notes=notes)
+
+
+def _note_on_separators(names: Sequence[str]) -> list[str]:
+    """Several labels in one cell are one class with a strange name, unless it is said what stands between them."""
+    for sign in "|;":
+        strange = [name for name in names if sign in name.strip(sign)]
+        if strange:
+            return [
+                f"{len(strange)} classes have {sign!r} in their names, such as {strange[0]!r}: if these are several "
+                f"labels in one cell, say so with separator={sign!r} (--column separator={sign!r}); now each is one class"
+            ]
+    return []
 
 
 def _with_possible_path(row: Row) -> Row:
