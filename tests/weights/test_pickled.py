@@ -14,7 +14,7 @@ import pytest
 from damage import Damage, check_damaged, check_format, how_much
 
 from greffon.errors import WeightFileError
-from greffon.weights.read import torch_bare
+from greffon.weights.read import opened, torch_bare
 from greffon.weights.read.pickled import read_pickle
 from greffon.weights.read.pickled_steps import STEPS, STOP
 from greffon.weights.read.pickled_values import Inert, Opaque, Source
@@ -291,7 +291,7 @@ def test_an_array_described_twice_is_what_was_said_last(tmp_path):
     with torch_bare.opened(path) as contents:
         np.testing.assert_array_equal(contents.tensors["a"].load(), [0, 0])
     path.write_bytes(begin + array + first + b"(K\x01K\x07\x85N\x89U\x08" + bytes(8) + b"tbu.")
-    with pytest.raises(WeightFileError, match="it holds no weights"), torch_bare.opened(path):
+    with pytest.raises(WeightFileError, match="it holds no weights"), opened(path):
         pass
 
 

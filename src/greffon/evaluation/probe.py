@@ -243,7 +243,13 @@ def _folds(
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     if several_labels:
-        return _folds_of_groups(np.arange(len(targets)) if groups is None else np.asarray(groups), folds, seed)
+        alone = np.arange(len(targets))
+        splits = _folds_of_groups(alone if groups is None else np.asarray(groups), folds, seed)
+        # Where one group holds a label alone, its folds would ask a head that has never seen that label.
+        known = targets.any(axis=0)
+        if all((targets[train].any(axis=0) >= known).all() for train, _ in splits):
+            return splits
+        return _folds_of_groups(alone, folds, seed)
     labels = targets.argmax(axis=1)
     counts = np.unique(labels, return_counts=True)[1]
     if groups is not None and len(np.unique(groups)) < len(groups):

@@ -136,7 +136,7 @@ def _note_on_separators(names: Sequence[str]) -> list[str]:
         if strange:
             return [
                 f"{len(strange)} classes have {sign!r} in their names, such as {strange[0]!r}: if these are several "
-                f"labels in one cell, say so with separator={sign!r} (--column separator={sign!r}); now each is one class"
+                f"labels in one cell, say so with separator={sign!r} (--column separator={sign}); now each is one class"
             ]
     return []
 

@@ -67,6 +67,8 @@ class NumpyArray(StoredArray, Stateful):
 
     def fill(self, shape: Any, dtype: Any, raw: Any, *, fortran: bool) -> None:
         """Take what describes the array; an array of anything but plain numbers stays unusable."""
+        # Of an array that is described twice nothing of the first description may stay: sizes were checked for that.
+        self._raw, self.dtype, self.cost = None, "", 0
         self.shape = integers(shape)
         size = checked_size(self.shape)
         if not isinstance(dtype, NumpyDtype) or not dtype.name:
