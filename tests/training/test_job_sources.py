@@ -92,6 +92,26 @@ def test_decisions_are_obeyed(folder, tmp_path):
     assert any("looks like a dog" in note for note in run.summary["notes"])
 
 
+def test_a_copy_that_was_decided_about_is_not_spoken_of(folder, tmp_path):
+    from greffon.pictures.catalog import Catalog
+
+    data = tmp_path / "data"
+    for name in ("cat", "dog"):
+        (data / name).mkdir(parents=True)
+        for picture in sorted((folder / name).glob("*.png"))[:6]:
+            (data / name / picture.name).symlink_to(picture)
+    (data / "dog" / "copy.png").symlink_to(folder / "cat" / "00.png")
+    content = Catalog.from_folder(data).ok.filter(pl.col("path") == "dog/copy.png")["hash"][0]
+    decided = [("dog/copy.png", content, "copy", "warning", "is a cat", "leave out")]
+    save_manifest(pl.DataFrame(decided, schema=SCHEMA, orient="row"), tmp_path / "manifest.csv")
+    said = [
+        _train(data, tmp_path / str(number), manifest=it).summary["notes"]
+        for number, it in enumerate((None, tmp_path / "manifest.csv"))
+    ]
+    assert any("exact copies" in note for note in said[0])
+    assert not any("exact copies" in note or "more than one label" in note for note in said[1])
+
+
 @pytest.fixture
 def going_bad(monkeypatch):
     """Pictures that cannot be decoded any more once they were scanned."""

@@ -377,9 +377,11 @@ def notes_on_copies(catalog: Catalog) -> list[str]:
     copies, conflicts = catalog.copies, catalog.conflicts
     if len(copies):
         distinct = copies["hash"].n_unique()
+        # Of a split that the folders give, what is torn apart is told when it is taken.
+        stay = "" if len(catalog.leaks) else ": copies stay on the same side of the split"
         notes.append(
-            f"{len(copies)} files are exact copies of one another ({distinct} different pictures): copies stay on the "
-            f"same side of the split. The first: {listed(copies['path'].head(2).to_list())}"
+            f"{len(copies)} files are exact copies of one another ({distinct} different pictures){stay}. The first: "
+            f"{listed(copies['path'].head(2).to_list())}"
         )
     if len(conflicts):
         notes.append(

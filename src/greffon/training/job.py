@@ -158,7 +158,7 @@ class _Job:
             catalog = catalog_of(data, columns=columns, advance=advance)
         if manifest is not None:
             frame, notes = obey(catalog.frame, load_manifest(manifest))
-            catalog = replace(catalog, frame=frame)
+            catalog = _decided(catalog, frame)
             for note in notes:
                 self._note(note)
         for what, frame in (("cannot be used and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
@@ -351,6 +351,15 @@ class _Job:
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.reporter.warn(text)
+
+
+def _decided(catalog: Catalog, frame: pl.DataFrame) -> Catalog:
+    """The catalog with another table; what was said of copies is said again of those that are left."""
+    from greffon.pictures.catalog import notes_on_copies
+
+    before = notes_on_copies(catalog)
+    decided = replace(catalog, frame=frame)
+    return replace(decided, notes=(*(it for it in catalog.notes if it not in before), *notes_on_copies(decided)))
 
 
 def _listed(frame: pl.DataFrame) -> str:
