@@ -135,7 +135,7 @@ def _chosen(frame: pl.DataFrame, wanted: str | None, usual: Sequence[str], what:
         like = f" Is it {hint!r}{close.replace('; did you mean', ' for')}" if hint else ""
         raise DataError(
             f"{name} has no column that says {what}: expected one of {', '.join(usual[:6])}, ...; {_has(frame)}.{like} "
-            "Rename it, or say which it is with columns=Columns(...)"
+            "Rename it, or say which it is with --column WHAT=COLUMN (in Python: columns=Columns(...))"
         )
     return found
 
