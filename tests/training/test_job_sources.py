@@ -148,3 +148,15 @@ def test_many_that_go_bad_stop_the_run(folder, tmp_path, going_bad):
     with pytest.raises(DataError, match="more than 1% of them: see whether the disk"):
         _train(folder, tmp_path / "run", RECIPE.replace(seed=10))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_wide_picture_under_crop_is_spoken_of(folder, tmp_path):
+    data = tmp_path / "data"
+    for name in ("cat", "dog"):
+        (data / name).mkdir(parents=True)
+        for picture in sorted((folder / name).glob("*.png"))[:6]:
+            (data / name / picture.name).symlink_to(picture)
+    Image.effect_noise((400, 100), 60).save(data / "dog" / "wide.png")
+    said = [_train(data, tmp_path / rule, RECIPE.replace(resize=rule)).summary["notes"] for rule in ("crop", "pad")]
+    assert any("crop loses more than half, most of dog/wide.png (75 %)" in note for note in said[0])
+    assert not any("crop loses" in note for note in said[1])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.write import BundleContents, check_model, check_out, write_bundle
+from greffon.pictures.quality import crop_note
 from greffon.pictures.quarantine import load_manifest, obey
 from greffon.pictures.skipped import Skipped
 from greffon.pictures.split import apply_split, read_split, split
@@ -212,6 +213,8 @@ class _Job:
             self.notes.append(note)
             self.reporter.note(note)
         resize = preprocessing.resize if recipe.resize == "auto" else recipe.resize
+        if resize == "crop" and (lost := crop_note(catalog.ok.select("path", "width", "height").iter_rows())):
+            self._note(lost)
         store = self._store()
         first = look_first(model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes)
         catalog = self._split(catalog, first.near if first else None)
