@@ -172,21 +172,21 @@ def test_a_class_without_a_readable_picture_is_told_not_refused(tmp_path):
 
 
 def test_a_picture_that_goes_bad_meanwhile_is_quarantined(checked, built, faulty, monkeypatch):
-    from greffon.checking import features
     from greffon.pictures.faults import PictureError
+    from greffon.training import near_copies
     from greffon.training.samples import GoneBadError
 
     monkeypatch.setenv("GREFFON_CACHE", str(checked.cache))
-    real, asked = features.near_pairs, []
+    real, asked = near_copies.near_pairs, []
 
-    def near_pairs(catalog, values):
+    def near_pairs(catalog, frame, values):
         asked.append(len(values))
         if len(asked) == 1:
             content = catalog.ok.filter(pl.col("path") == "train/red/05.png")["hash"][0]
             raise GoneBadError({content: PictureError("05.png: is gone", "missing")})
-        return real(catalog, values)
+        return real(catalog, frame, values)
 
-    monkeypatch.setattr(features, "near_pairs", near_pairs)
+    monkeypatch.setattr(near_copies, "near_pairs", near_pairs)
     found = check(faulty, weights="thin", image_size=64, reporter=Reporter())
     assert asked == [len(checked.found.catalog.ok), len(checked.found.catalog.ok) - 1]
     assert any(each.paths == ("train/red/05.png",) and each.severity == "wrong" for each in found.findings)

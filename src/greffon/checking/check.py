@@ -198,11 +198,12 @@ class _Job:
     def _seen(self, network: Network | None, catalog: Catalog) -> _Seen | None:
         if network is None:
             return None
-        from greffon.checking.features import features_of, near_pairs
+        from greffon.checking.features import features_of
+        from greffon.training.near_copies import near_pairs
 
         features = features_of(network, catalog, self.size, self._rule(network), self.reporter)
         with self.reporter.bar("looking for near-copies", total=None):
-            return _Seen(features, near_pairs(catalog, features))
+            return _Seen(features, near_pairs(catalog, catalog.ok, features))
 
     def _findings(self, catalog: Catalog, scanned: Mapping[str, Scanned], seen: _Seen | None) -> list[Finding]:
         pairs = seen.pairs if seen else []

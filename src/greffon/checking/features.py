@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from greffon.errors import DataError
-from greffon.pictures.near import THUMBNAIL, NearPair, near_duplicates
-from greffon.training.samples import GoneBadError, samples_of
+from greffon.training.samples import samples_of
 
 if TYPE_CHECKING:
     import keras
@@ -96,32 +94,3 @@ def _features_of(
     with reporter.bar("frozen part", total=len(samples)) as advance:
         activations.fill(advance)
     return np.asarray(activations.all()[0], dtype=np.float32).reshape(len(samples), -1)
-
-
-def near_pairs(catalog: Catalog, features: Array) -> list[NearPair]:
-    """Near-copies among all usable pictures; the rows are those of `catalog.ok`.
-
-    Of exact copies the first is compared with others, and speaks for all.
-
-    Raises:
-        GoneBadError: a picture cannot be read any more.
-    """
-    frame = catalog.ok
-    hashes, locators = frame["hash"].to_list(), catalog.locators(frame)
-    first = {content: row for row, content in reversed(list(enumerate(hashes)))}
-    different = sorted(first.values())
-
-    def thumbnail(place: int) -> Array:
-        from PIL import Image
-
-        from greffon.pictures.decode import decode
-
-        row = different[place]
-        try:
-            pixels = decode(locators[row], THUMBNAIL, "stretch")
-        except DataError as error:
-            raise GoneBadError({hashes[row]: error}) from error
-        return np.asarray(Image.fromarray(pixels).convert("L"))
-
-    found = near_duplicates(features[different], thumbnail)
-    return [pair._replace(first=different[pair.first], second=different[pair.second]) for pair in found]

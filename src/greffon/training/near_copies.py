@@ -15,6 +15,8 @@ from greffon.training.samples import GoneBadError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import polars as pl
+
     from greffon.frozen.activations import Activations
     from greffon.pictures.catalog import Catalog
 
@@ -88,8 +90,24 @@ def find_near_copies(catalog: Catalog, pooled: Activations) -> NearCopies:
     """
     frame = to_split(catalog)
     features = np.asarray(pooled.gather(np.arange(len(frame)))[0], dtype=np.float32)
-    paths, hashes = frame["path"].to_list(), frame["hash"].to_list()
-    locators = catalog.locators(frame)
+    pairs = near_pairs(catalog, frame, features)
+    return NearCopies(frame["path"].to_list(), frame["hash"].to_list(), frame["label"].to_list(), pairs)
+
+
+def near_pairs(catalog: Catalog, frame: pl.DataFrame, features: Array) -> list[NearPair]:
+    """Near-copies among some pictures of a catalog, by row.
+
+    Of exact copies the first is compared with others, and speaks for all.
+
+    Args:
+        catalog: knows where the pictures are.
+        frame: usable rows of it.
+        features: floating point (rows, d).
+
+    Raises:
+        GoneBadError: a picture cannot be read any more.
+    """
+    hashes, locators = frame["hash"].to_list(), catalog.locators(frame)
     first = {content: row for row, content in reversed(list(enumerate(hashes)))}
     different = sorted(first.values())
 
@@ -106,5 +124,4 @@ def find_near_copies(catalog: Catalog, pooled: Activations) -> NearCopies:
         return np.asarray(Image.fromarray(pixels).convert("L"))
 
     found = near_duplicates(features[different], thumbnail)
-    pairs = [pair._replace(first=different[pair.first], second=different[pair.second]) for pair in found]
-    return NearCopies(paths, hashes, frame["label"].to_list(), pairs)
+    return [pair._replace(first=different[pair.first], second=different[pair.second]) for pair in found]
