@@ -35,6 +35,7 @@ _MODULES = {
     "plan": "planned",
     "startup": "startup",
     "scan": "scan",
+    "serving": "serving",
 }
 
 

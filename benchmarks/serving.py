@@ -1,204 +1,247 @@
-"""How fast `greffon serve` answers, asked by a second process on this machine.
+"""How fast `greffon serve` answers, asked by a second process on this machine (`asking.py`).
 
-    python benchmarks/serving.py RUN PICTURE [PICTURE ...] [--seconds 10] [--in-flight 8 16 32] [-- SERVE OPTIONS]
+    python benchmarks/serving.py [--run RUN] [--pictures PICTURE ...] [--seconds 6] [--rounds 2] [-- SERVE OPTIONS]
 
-Prints, as a table: what one picture takes beyond its decoding and the model (the service says both in `Server-Timing`);
-pictures per second with one and with many requests in flight; the median and the 99th percentile at 70 % of the most
-that it answered, with requests at even times and at random ones; and what becomes of three times as many as it can
-answer: pictures per second, refusals, memory. The processor time of service and client for one picture depends least on
-what else runs: client and service share the machine's processors with that, and the load is printed. Nothing is
-asserted.
+Without a run, one is trained on generated pictures with the weights `thin`, and JPEG files of 480 x 480 pixels are
+sent. It takes about four minutes. Each round measures one request in flight, many, one again, 70 % of the most at even
+and at random times, three times as many as it can answer, and the most again beside that. Service and client share
+the machine's processors with each other and with all else that runs: both their processor times count, and the load is
+noted. Nothing is asserted; the rows go into the table `serving` of docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import random
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from made_up import arrays, write_folder
+from rows import Options, Row
 
 _SERVE = "import sys; from greffon.cli.app import main; sys.exit(main(['serve', *sys.argv[1:]]))"
-_TIMING = re.compile(rb"(decode|engine);dur=([0-9.]+)")
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_ASKING = Path(__file__).with_name("asking.py")
+_SECONDS, _SIDE, _SENT = 6.0, 480, 24
+_ALLOWED = 5.0  # milliseconds beyond decoding and model
 
 
-@dataclass
-class Found:
-    """What a stretch of asking gave.
-
-    Attributes:
-        statuses: answers by status.
-        seconds: from a request's due time to its answer, of those with status 200.
-        beyond: of these, what is neither decoding nor the model.
-        took: the whole stretch.
-        work: processor time of service and client together.
-    """
-
-    statuses: Counter = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
-    beyond: list[float] = field(default_factory=list)
-    took: float = 0.0
-    work: float = 0.0
-
-    @property
-    def rate(self):
-        """Answered pictures per second."""
-        return self.statuses[200] / self.took
-
-    def add(self, due, status, head):
-        self.statuses[status] += 1
-        if status == 200:
-            self.seconds.append(time.perf_counter() - due)
-            parts = dict(_TIMING.findall(head))
-            self.beyond.append(self.seconds[-1] - sum(map(float, parts.values())) / 1000)
-
-    def share(self, share):
-        return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
+def measure(options):
+    """Rows of the service on `thin`, and of one picture at full width against Keras."""
+    seconds = 0.3 if options.smoke else _SECONDS
+    with tempfile.TemporaryDirectory(prefix="greffon-bench-") as place:
+        run = train(Path(place), options)
+        sent = write_folder(Path(place) / "sent", _SENT, _SIDE) if options.data is None else options.data
+        pictures = sorted(sent.rglob("*.jpg"))[:_SENT]
+        found = ask(run, pictures, seconds=seconds, rounds=options.rounds)
+    return [*rows(found), *one_picture(options)]
 
 
-class Client:
-    """As little work as a client can do: requests made beforehand, one connection per request in flight."""
+def train(place, options):
+    """A run on generated pictures, for its size and not for its answers."""
+    import greffon
+    from greffon.training.progress import Reporter
 
-    def __init__(self, host, port, pictures, service):
-        self.host, self.port = host, port
-        self.service = psutil.Process(service)
-        self.requests = [self._request(host, port, picture) for picture in pictures]
-        self.next = 0
-
-    @staticmethod
-    def _request(host, port, content):
-        body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + content + b"\r\n--b--\r\n"
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-        return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-    async def ask(self, connection):
-        reader, writer = connection
-        self.next += 1
-        writer.write(self.requests[self.next % len(self.requests)])
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(_LENGTH.search(head)[1]))
-        return int(head[9:12]), head
-
-    def work(self):
-        """Seconds of processor time that service and client have used."""
-        return sum(self.service.cpu_times()[:2]) + time.process_time()
-
-    async def connect(self):
-        return await asyncio.open_connection(self.host, self.port)
+    stage = greffon.Stage(epochs=1, patience=None, unfreeze="none")
+    recipe = greffon.Recipe(
+        weights="thin", image_size=64 if options.smoke else 224, head=greffon.Head(), stages=(stage,)
+    )
+    data = write_folder(place / "data", 40, 256)
+    greffon.train(data, out=place / "run", recipe=recipe, reporter=Reporter())
+    return place / "run"
 
 
-async def closed(client, in_flight, seconds):
-    """Each of so many asks as soon as it was answered."""
-    found, end, work = Found(), time.perf_counter() + seconds, client.work()
-
-    async def one():
-        connection = await client.connect()
-        while (due := time.perf_counter()) < end:
-            found.add(due, *await client.ask(connection))
-        connection[1].close()
-
-    began = time.perf_counter()
-    await asyncio.gather(*[one() for _ in range(in_flight)])
-    found.took, found.work = time.perf_counter() - began, client.work() - work
-    return found
-
-
-async def paced(client, rate, seconds, *, at_random, connections=64):
-    """So many per second, whether or not they are answered; a request that finds no connection free waits for one."""
-    found, free = Found(), asyncio.Queue()
-    for _ in range(connections):
-        free.put_nowait(await client.connect())
-    chance = random.Random(0)
-
-    async def one(due):
-        connection = await free.get()
-        found.add(due, *await client.ask(connection))
-        free.put_nowait(connection)
-
-    began = due = time.perf_counter()
-    tasks = []
-    while due < began + seconds:
-        await asyncio.sleep(max(0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(one(due)))
-        due += chance.expovariate(rate) if at_random else 1 / rate
-    await asyncio.gather(*tasks)
-    found.took = time.perf_counter() - began
-    while not free.empty():
-        free.get_nowait()[1].close()
-    return found
-
-
-def _work(found):
-    return f"{1000 * found.work / found.statuses[200]:.1f} ms of processor time each"
-
-
-async def client_process(options):
-    """All measurements, as lines of the table; the service's process is only looked at for its memory."""
-    client = Client(options.host, options.port, [path.read_bytes() for path in options.pictures], options.service)
-    memory = client.service.memory_info
-    await closed(client, 4, 2)  # warm
-    alone = await closed(client, 1, options.seconds)
-    rows = [
-        ("one in flight", f"{alone.rate:.1f} pictures/s, median {1000 * alone.share(0.5):.1f} ms, {_work(alone)}"),
-        ("beyond decoding and model", f"median {1000 * statistics.median(alone.beyond):.2f} ms"),
-    ]
-    best = alone
-    for in_flight in options.in_flight:
-        many = await closed(client, in_flight, options.seconds)
-        best = max(best, many, key=lambda one: one.rate)
-        text = f"{many.rate:.1f} pictures/s, {many.rate / alone.rate:.2f} times, {_work(many)}"
-        rows.append((f"{in_flight} in flight", text))
-    for name, at_random in (("evenly", False), ("at random", True)):
-        found = await paced(client, 0.7 * best.rate, options.seconds, at_random=at_random)
-        middle, late = found.share(0.5), found.share(0.99)
-        text = f"median {1000 * middle:.1f} ms, p99 {1000 * late:.1f} ms, {late / middle:.2f} times"
-        rows.append((f"70 % load, {name}", f"{text}, {dict(found.statuses)}"))
-    before = memory().rss
-    over = await paced(client, 3 * best.rate, options.seconds, at_random=False, connections=256)
-    text = f"{over.rate:.1f} pictures/s, {over.rate / best.rate:.2f} of the most, {dict(over.statuses)}"
-    rows.append(("3 times the most", f"{text}, memory {(memory().rss - before) / 1e6:+.1f} MB"))
-    print(json.dumps(rows))
-
-
-def main():
-    """Start the service and the client, print the table."""
-    words = sys.argv[1:]
-    place = words.index("--") if "--" in words else len(words)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("pictures", type=Path, nargs="+")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[8, 16, 32])
-    for name in ("--host", "--port", "--service"):  # for the second process
-        parser.add_argument(name, type=str if name == "--host" else int, help=argparse.SUPPRESS)
-    options = parser.parse_args(words[:place])
-    if options.service is not None:
-        asyncio.run(client_process(options))
-        return
-    command = [sys.executable, "-c", _SERVE, str(options.run), "--port", "0", *words[place + 1 :]]
-    service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def ask(run, pictures, *, seconds, rounds, in_flight=(8, 16), serve=()):
+    """Start the service and the client; what `asking.everything` measured, and the load before and after."""
+    command = [sys.executable, "-c", _SERVE, str(run), "--port", "0", *serve]
+    environment = {**os.environ, "GREFFON_API_KEYS": ""}
+    service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     try:
         address = re.search(r"http://([\d.]+):(\d+)", service.stdout.readline())
-        more = ["--host", address[1], "--port", address[2], "--service", str(service.pid)]
-        load = os.getloadavg()[0]
-        asked = subprocess.run([sys.executable, __file__, *words[:place], *more], capture_output=True, check=True)
-        for name, text in json.loads(asked.stdout.splitlines()[-1]):
-            print(f"{name:28} {text}")
-        print(f"{'load before and after':28} {load:.1f}, {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+        plan = json.dumps({"rounds": rounds, "seconds": seconds, "in_flight": list(in_flight)})
+        before = os.getloadavg()[0]
+        asked = subprocess.run(
+            [sys.executable, str(_ASKING), address[1], address[2], str(service.pid), plan, *map(str, pictures)],
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        return {"rounds": json.loads(asked.stdout), "load": (before, os.getloadavg()[0])}
     finally:
         service.terminate()
         service.wait()
+        service.stdout.close()
+
+
+def rows(found):
+    """The table's rows of what was measured."""
+    rounds, load = found["rounds"], found["load"]
+    loaded = f"load {load[0]:.1f} before and {load[1]:.1f} after, on {os.cpu_count()} processors"
+    return [_throughput(rounds, loaded), _overhead(rounds), *_late(rounds), *_overload(rounds)]
+
+
+def _throughput(rounds, loaded):
+    alone = [(one["alone"]["rate"] + one["again"]["rate"]) / 2 for one in rounds]
+    best = [max(one["many"], key=lambda number, one=one: one["many"][number]["rate"]) for one in rounds]
+    many = [one["many"][number] for one, number in zip(rounds, best, strict=True)]
+    return Row(
+        name="serving/many",
+        what="`greffon serve`, thin, many requests in flight",
+        other=f"{statistics.median(alone):.1f} pictures/s, one in flight",
+        ours=f"{_middle(many, 'rate'):.1f} pictures/s, {best[0]} in flight",
+        ratios=[one["rate"] / other for one, other in zip(many, alone, strict=True)],
+        target=1.25,
+        note=f"median {_middle([one['alone'] for one in rounds], 'median'):.1f} ms with one in flight; processor time "
+        f"of service and client for a picture: {_middle([one['alone'] for one in rounds], 'work'):.1f} ms with one, "
+        f"{_middle(many, 'work'):.1f} ms with many; {loaded}",
+        table="serving",
+        extra={"rounds": rounds},
+    )
+
+
+def _overhead(rounds):
+    beyond = [min(one["alone"]["beyond"], one["again"]["beyond"]) for one in rounds]
+    return Row(
+        name="serving/beyond",
+        what="one picture: what is neither decoding nor the model, median",
+        other=f"{_ALLOWED:.0f} ms, allowed",
+        ours=f"{statistics.median(beyond):.2f} ms",
+        ratios=[_ALLOWED / one for one in beyond],
+        target=1.0,
+        table="serving",
+    )
+
+
+def _late(rounds):
+    for name, words in (("even", "at even times"), ("random", "at random times")):
+        found = [one[name] for one in rounds]
+        errors = sum(count for one in found for status, count in one["statuses"].items() if status != "200")
+        yield Row(
+            name=f"serving/p99-{name}",
+            what=f"70 % load, {words}: three medians over the 99th percentile",
+            other=f"{_middle(found, 'p99'):.1f} ms, 99th percentile",
+            ours=f"{_middle(found, 'median'):.1f} ms, median",
+            ratios=[3 * one["median"] / one["p99"] for one in found],
+            target=1.0,
+            note=f"{errors} of {sum(sum(one['statuses'].values()) for one in found)} requests were not answered",
+            table="serving",
+        )
+
+
+def _overload(rounds):
+    statuses = [one["over"]["statuses"] for one in rounds]
+    before, after = zip(*(one["memory"] for one in rounds), strict=True)
+    beside = [(max(many["rate"] for many in one["many"].values()) + one["beside"]["rate"]) / 2 for one in rounds]
+    yield Row(
+        name="serving/overload",
+        what="3 times as many as it can answer: pictures per second",
+        other=f"{statistics.median(beside):.1f}, the most, before and after",
+        ours=f"{_middle([one['over'] for one in rounds], 'rate'):.1f}",
+        ratios=[one["over"]["rate"] / most for one, most in zip(rounds, beside, strict=True)],
+        target=0.9,
+        note="answers by status: " + "; ".join(", ".join(f"{k}: {v}" for k, v in one.items()) for one in statuses),
+        table="serving",
+    )
+    yield Row(
+        name="serving/memory",
+        what="3 times as many as it can answer: resident memory",
+        other=f"{before[-1] / 1e6:.0f} MB before",
+        ours=f"{after[-1] / 1e6:.0f} MB after",
+        ratios=[a / b for a, b in zip(before, after, strict=True)],
+        target=0.9,
+        table="serving",
+    )
+
+
+def one_picture(options):
+    """One decoded picture at full width: ONNX Runtime as the service uses it, Keras' `predict`, Keras' direct call."""
+    import keras
+    import numpy as np
+
+    import greffon
+    from greffon.bundle.onnx_form import keras_answers, onnx_form
+    from greffon.bundle.runner import OnnxRunner
+
+    side = 64 if options.smoke else 224
+    model = greffon.graft(greffon.resnet50(weights=None, input_shape=(side, side, 3)), 10, preprocessing="caffe")
+    pixels = arrays(8, 0, side)[0][0]
+    content, why = onnx_form(model, [f"class {n}" for n in range(10)], pixels, keras_answers(model, pixels))
+    if content is None:
+        raise RuntimeError(why)
+    engine, picture = OnnxRunner(content), pixels[:1]
+    as_floats = picture.astype(np.float32)
+    sides = {
+        "ours": lambda: engine.run([picture]),
+        "predict": lambda: model.predict(as_floats, verbose=0),
+        "call": lambda: keras.ops.convert_to_numpy(model(as_floats, training=False)),
+    }
+    rounds = [_medians(sides, 2 if options.smoke else 15) for _ in range(options.rounds)]
+    for name, words, target in (("predict", "`model.predict`", 1.8), ("call", "`model(x, training=False)`", 1.3)):
+        yield Row(
+            name=f"serving/one-{name}",
+            what=f"one picture, full width, against {words}",
+            other=f"{1000 * statistics.median(one[name] for one in rounds):.1f} ms",
+            ours=f"{1000 * statistics.median(one['ours'] for one in rounds):.1f} ms",
+            ratios=[one[name] / one["ours"] for one in rounds],
+            target=target,
+            table="serving",
+        )
+
+
+def _medians(sides, count):
+    """Seconds of each side, taken in turn."""
+    times = {name: [] for name in sides}
+    for number in range(count + 2):
+        for name, function in sides.items():
+            start = time.perf_counter()
+            function()
+            if number >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(all_) for name, all_ in times.items()}
+
+
+def _middle(found, key):
+    return statistics.median(one[key] for one in found)
+
+
+def main():
+    """Measure, print the rows, keep them in benchmarks/results.json and write the page."""
+    import report
+    from results import Results, machine
+
+    words = sys.argv[1:]
+    place = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="asks this run and keeps nothing; else one is made")
+    parser.add_argument("--pictures", type=Path, nargs="+", help="files that are sent, with --run")
+    parser.add_argument("--data", type=Path, help="a folder whose JPEG files are sent, in place of generated ones")
+    parser.add_argument("--seconds", type=float, default=_SECONDS)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--smoke", action="store_true", help="see that it works: short, and nothing is kept")
+    given = parser.parse_args(words[:place])
+    print(machine(), flush=True)
+    if given.run is not None:
+        if not given.pictures:
+            parser.error("--run needs --pictures to send")
+        found = ask(given.run, given.pictures, seconds=given.seconds, rounds=given.rounds, serve=words[place + 1 :])
+        print(report.markdown(rows(found)))
+        return
+    start = time.perf_counter()
+    measured = list(measure(Options(rounds=given.rounds, data=given.data, smoke=given.smoke)))
+    print(report.markdown(measured))
+    if not given.smoke:
+        results = Results()
+        results.put("serving", measured, on=machine())
+        results.seconds["serving"] = round(time.perf_counter() - start)
+        results.write()
+        print(*report.write(results), sep="\n")
 
 
 if __name__ == "__main__":
