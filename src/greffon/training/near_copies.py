@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from greffon.pictures.split import to_split
 from greffon.training.samples import GoneBadError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import polars as pl
 
@@ -111,17 +113,29 @@ def near_pairs(catalog: Catalog, frame: pl.DataFrame, features: Array) -> list[N
     first = {content: row for row, content in reversed(list(enumerate(hashes)))}
     different = sorted(first.values())
 
-    def thumbnail(place: int) -> Array:
-        from PIL import Image
-
-        from greffon.pictures.decode import decode
-
-        row = different[place]
-        try:
-            pixels = decode(locators[row], THUMBNAIL, "stretch")
-        except DataError as error:
-            raise GoneBadError({hashes[row]: error}) from error
-        return np.asarray(Image.fromarray(pixels).convert("L"))
-
-    found = near_duplicates(features[different], thumbnail)
+    with _thumbnails([locators[row] for row in different]) as (thumbnails, broken):
+        if broken:
+            raise GoneBadError({hashes[different[place]]: error for place, error in broken.items()})
+        found = near_duplicates(features[different], thumbnails.__getitem__)
     return [pair._replace(first=different[pair.first], second=different[pair.second]) for pair in found]
+
+
+@contextmanager
+def _thumbnails(files: Sequence[Any]) -> Iterator[tuple[Array, dict[int, DataError]]]:
+    """Grey thumbnails of all pictures, uint8 (n, 96, 96), and what was wrong with those that cannot be read.
+
+    They lie in a temporary file, not in memory: a picture is compared with pictures from anywhere, ten times over.
+    """
+    from PIL import Image
+
+    from greffon.pictures.decode import decode_many
+
+    broken: dict[int, DataError] = {}
+    with tempfile.TemporaryFile() as file:
+        kept = np.memmap(file, dtype=np.uint8, mode="w+", shape=(max(1, len(files)), THUMBNAIL, THUMBNAIL))
+        for place, pixels in decode_many(files, THUMBNAIL, "stretch"):
+            if isinstance(pixels, DataError):
+                broken[place] = pixels
+            else:
+                kept[place] = np.asarray(Image.fromarray(pixels).convert("L"))
+        yield kept, broken
