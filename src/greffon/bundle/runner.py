@@ -29,6 +29,7 @@ class OnnxRunner:
 
     Attributes:
         name: "onnx".
+        outputs: what the model gives, by name, what `run` computes unless told otherwise first.
 
     Raises:
         InputError: ONNX Runtime cannot open it.
@@ -53,33 +54,44 @@ class OnnxRunner:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own kinds have no common base
             raise InputError(f"ONNX Runtime {onnxruntime.__version__} cannot open the model: {error}") from error
-        self._input = self._session.get_inputs()[0].name
+        self._input = self._session.get_inputs()[0]
+        self._dtype = np.uint8 if self._input.type == "tensor(uint8)" else np.float32
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
+        # What is not asked for is not computed.
+        self._options = onnxruntime.RunOptions()
+        self._options.only_execute_path_to_fetches = len(self.outputs) > 1
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Compute the outputs.
+    def run(self, inputs: Sequence[Array], *, wanted: Sequence[str] = ()) -> list[Array]:
+        """Compute outputs.
 
         Args:
             inputs: one array of RGB pictures 0..255, (n, size, size, 3), any number dtype.
+            wanted: names of outputs; by default the first one, which a run's model calls `probabilities`.
 
         Returns:
-            Each output as float32 (n, ...). A picture's numbers are the same to the bit whichever pictures stand
+            Each wanted output as float32 (n, ...). A picture's numbers are the same to the bit whichever pictures stand
             beside it.
 
         Raises:
-            InputError: the array has not the shape that the model takes.
+            InputError: the array has not the shape that the model takes, or it has no such output.
         """
+        names = list(wanted) or [self.outputs[0]]
+        absent = [name for name in names if name not in self.outputs]
+        if absent:
+            raise InputError(f"the model gives {', '.join(self.outputs)}; it has no {', '.join(absent)}")
         (pictures,) = inputs
-        want = self._session.get_inputs()[0].shape
+        want = self._input.shape
         if pictures.ndim != len(want) or any(
             isinstance(size, int) and size != have for size, have in zip(want[1:], pictures.shape[1:], strict=True)
         ):
             raise InputError(f"pictures must have the shape {tuple(want)}, got {pictures.shape}")
         starts = range(0, max(len(pictures), 1), self.batch_size)
-        parts = [self._compute(pictures[start : start + self.batch_size]) for start in starts]
+        parts = [self._compute(pictures[start : start + self.batch_size], names) for start in starts]
         return parts[0] if len(parts) == 1 else [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
-    def _compute(self, pictures: Array) -> list[Array]:
-        return list(self._session.run(None, {self._input: np.ascontiguousarray(pictures, np.float32)}))
+    def _compute(self, pictures: Array, names: list[str]) -> list[Array]:
+        values = {self._input.name: np.ascontiguousarray(pictures, self._dtype)}
+        return list(self._session.run(names, values, self._options))
 
 
 def usable_cores() -> int:
