@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from greffon.errors import InputError
 
-Pool = Literal["auto", "avg", "max", "grid2", "grid3", "flatten"]
+Pool = Literal["auto", "avg", "max", "grid2", "grid3", "flatten", "blocks"]
 ResizeRule = Literal["crop", "stretch", "pad"]
 Augment = Literal["flip", "crop", "colour", "rand"]
 FreezeRule = int | str
@@ -51,8 +51,20 @@ class Head(Options):
     pool: Pool = Field(
         default="avg",
         description="how the feature map becomes a vector: one average or maximum per channel, averages over "
-        "a 2x2 or 3x3 grid, or every value; auto: avg, grid2 or grid3, whichever suits a solved head (lbfgs) best on "
+        "a 2x2 or 3x3 grid, or every value; blocks: the averages of all blocks of the network, of which kept_share is "
+        "kept (Head2Toe, Evci et al. 2022); auto: avg, grid2 or grid3, whichever suits a solved head (lbfgs) best on "
         "held-out pictures, else avg",
+    )
+    kept_share: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["auto"] = Field(
+        default="auto",
+        description="share of the channels that pool blocks keeps: those that a head solved on the pictures to learn "
+        "from leans on most; auto: the share with the least loss on held-out pictures",
+    )
+    channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None,
+        exclude=True,
+        description="which channels pool blocks keeps, numbered through all blocks, ascending; None: greffon.train "
+        "chooses them, graft keeps all (Python only)",
     )
     hidden: int = Field(
         default=0, ge=0, description="units of one hidden layer before the classifier; 0: no such layer"

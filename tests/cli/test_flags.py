@@ -27,6 +27,7 @@ EXAMPLES = {
     "min_agreement": ("0.95", 0.95),
     "mixed_precision": ("on", "on"),
     "pool": ("grid2", "grid2"),
+    "kept_share": ("0.1", 0.1),
     "hidden": ("64", 64),
     "activation": ("gelu", "gelu"),
     "dropout": ("0.25", 0.25),

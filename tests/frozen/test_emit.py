@@ -315,6 +315,21 @@ def test_pooling(kind, before, size):
     assert found["Pad"] == int("padding" in before and not absorbs)
 
 
+@pytest.mark.parametrize("axis", [-1, 1, 3])
+def test_channels_that_are_taken_out(axis):
+    inputs = keras.Input((6, 5, 8))
+    taken = keras.ops.take(layers.Conv2D(7, 3)(inputs), [0, 3, 1], axis=axis)
+    found = operators(check(flatten(keras.Model(inputs, taken)), pictures(3, 6, 5, 8)))
+    assert found["Gather"] == 1
+
+
+@pytest.mark.parametrize(("numbers", "axis"), [([0, -1], 1), ([[0, 1]], 1), ([0, 1], 0), ([0, 1], None)])
+def test_other_ways_to_take_are_not_known(numbers, axis):
+    inputs = keras.Input((4,), batch_size=3)
+    with pytest.raises(Unsupported, match=r"\(Take\) takes"):
+        emit(flatten(keras.Model(inputs, keras.ops.take(inputs, numbers, axis=axis))))
+
+
 def test_windows_that_lie_apart():
     """`same` then pads by what is left over; ONNX Runtime gets that wrong where the size is unknown."""
     pool = {"pool_size": 2, "strides": 3, "padding": "same"}

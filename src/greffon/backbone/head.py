@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
+from greffon.backbone.blocks import pool_blocks
 from greffon.backbone.clone import Copier, as_graph
 from greffon.errors import InputError
 from greffon.recipe import nearest
@@ -19,7 +20,7 @@ def grow(features: Any, classes: int, head: Head, copier: Copier) -> Any:
     """The head's layers on a feature map (n, h, w, channels)."""
     from keras import layers
 
-    x = _pool(features, head.pool)
+    x = pool_blocks(features, head.channels) if head.pool == "blocks" else _pool(features, head.pool)
     if head.layer is not None:
         return _own_layer(x, classes, head.layer, copier)
     if head.hidden:
@@ -47,6 +48,8 @@ def pool_layers(pool: str, sides: Sequence[int | None]) -> list[Any]:
     if pool == "max":
         return [layers.GlobalMaxPooling2D(data_format="channels_last", name="head_pool")]
     flat = layers.Flatten(data_format="channels_last", name="head_flatten")
+    if pool == "blocks":
+        raise InputError("pool='blocks' takes more than the last feature map: see pool_blocks")
     if pool == "auto":
         raise InputError("pool='auto' is for greffon.train, which compares them on your pictures: choose one here")
     height, width = sides

@@ -15,6 +15,8 @@ PICTURES = "pictures"
 """Name of a grafted model's Input."""
 HEAD_STARTS = ("head_pool", "head_flatten")
 """The first layer of a grafted head has one of these names; everything from it on is head, whatever its name."""
+BLOCK_POOL = "head_pool_"
+"""Or, where all blocks are pooled, a name that begins so and ends with the block's."""
 
 _BLOCK = re.compile(r"(.*?block_?\d+[a-z]?)(?=_|$)")
 _GROUP = re.compile(r"(.+?)_block_?\d")
@@ -205,8 +207,8 @@ def output_shape(layer: Any) -> tuple[int | None, ...] | None:
 
 def _grafted_head(layers: Sequence[Any]) -> int | None:
     names = [layer.name for layer in layers]
-    starts = [names.index(start) for start in HEAD_STARTS if start in names]
-    return min(starts) if starts and names[0] == PICTURES else None
+    starts = [n for n, name in enumerate(names) if name in HEAD_STARTS or name.startswith(BLOCK_POOL)]
+    return starts[0] if starts and names[0] == PICTURES else None
 
 
 def _is_front(layer: Any) -> bool:

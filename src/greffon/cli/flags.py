@@ -27,7 +27,7 @@ _GROUPS: tuple[tuple[type[Options], Group], ...] = (
     (Stage, Group("Stages", sort_key=13)),
 )
 # No flags: the parts that have their own, what names a stage, and what only Python can give.
-NOT_FLAGS = {(Recipe, "head"), (Recipe, "stages"), (Stage, "name"), (Head, "layer")}
+NOT_FLAGS = {(Recipe, "head"), (Recipe, "stages"), (Stage, "name"), (Head, "layer"), (Head, "channels")}
 
 # What a stage option's flag does, where that is not simply "in all stages".
 _STAGE_NOTES = {

@@ -101,6 +101,19 @@ def get_item(build: Builder, step: Step) -> Value:
     return Value(name, build.shape(step.output), first=value.first)
 
 
+@converts("ops.numpy.Take")
+def take(build: Builder, step: Step) -> Value:
+    """Gather, with a fixed list of whole numbers from 0 on, on any axis but that of the batch."""
+    value, numbers = build.value(step.inputs[0], first=False), np.asarray(_argument(step))
+    axis = step.layer.axis
+    if axis is None or axis % value.rank == 0:
+        raise unsupported(step, "takes a part of the batch")
+    if numbers.ndim != 1 or numbers.dtype.kind != "i" or numbers.min(initial=0) < 0:
+        raise unsupported(step, "takes other things than a list of whole numbers")
+    name = build.node("Gather", value.name, build.constant(numbers, np.int64), axis=axis % value.rank)
+    return Value(name, build.shape(step.output))
+
+
 @converts("ops.numpy.Stack")
 def stack(build: Builder, step: Step) -> Value:
     """Concat along an axis that is added first."""
@@ -114,10 +127,16 @@ def stack(build: Builder, step: Step) -> Value:
 
 
 def _key(step: Step) -> tuple[Any, ...]:
+    key = _argument(step)
+    return tuple(key) if isinstance(key, tuple | list) else (key,)
+
+
+def _argument(step: Step) -> Any:
+    """What an operation was given beside its tensor."""
     arguments = [*step.node.args, *step.node.kwargs.values()]
     if len(arguments) != 2 or not isinstance(arguments[0], Ref):
         raise unsupported(step, "is called in a way that is not known")
-    return tuple(arguments[1]) if isinstance(arguments[1], tuple | list) else (arguments[1],)
+    return arguments[1]
 
 
 def _for_each_axis(step: Step, key: tuple[Any, ...], rank: int) -> list[int | slice]:

@@ -1,0 +1,116 @@
+"""Features of all blocks of a backbone, and those of them that are kept.
+
+The last block of a network says what its own task needed; for another task what earlier blocks saw may say more (Evci
+et al. 2022, "Head2Toe: Utilizing Intermediate Representations for Better Transfer Learning"). Which channels are kept
+is part of the graph, as a plain operation of Keras: the model opens without Greffon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from greffon.backbone.parts import BLOCK_POOL, block_of, output_shape
+from greffon.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
+
+_KEPT = "head_keep_"
+
+
+def pool_blocks(features: Any, channels: Sequence[int] | None = None) -> Any:
+    """The averages of every block's output, one after the other, from the first block on.
+
+    Args:
+        features: a feature map, the output of a graph whose layers are named by block.
+        channels: numbers of those that are kept, through all blocks, ascending; None: all.
+
+    Returns:
+        A tensor (n, channels). Of blocks of which nothing is kept nothing is computed.
+
+    Raises:
+        InputError: no layer is named by a block, or the channels are none of theirs.
+
+    Example:
+        >>> import keras
+        >>> from greffon.backbone.blocks import pool_blocks
+        >>> from greffon.backbone.resnet import resnet
+        >>> backbone = resnet((1, 1, 1, 1), input_shape=(32, 32, 3))
+        >>> tuple(pool_blocks(backbone.output).shape), tuple(pool_blocks(backbone.output, [0, 3, 256]).shape)
+        ((None, 3840), (None, 3))
+    """
+    from keras import layers
+
+    maps = _block_maps(features)
+    kept = _by_block(channels, [int(tensor.shape[-1]) for tensor in maps.values()])
+    parts = []
+    for (block, tensor), numbers in zip(maps.items(), kept, strict=True):
+        if len(numbers):
+            pool = layers.GlobalAveragePooling2D(data_format="channels_last", name=f"{BLOCK_POOL}{block}")
+            parts.append(_take(pool(tensor), numbers, f"{_KEPT}{block}"))
+    return layers.Concatenate(name="head_blocks")(parts) if len(parts) > 1 else parts[0]
+
+
+def kept_channels(model: keras.Model) -> dict[str, list[int] | None]:
+    """Which channels of each block a model's head reads: None for all of them; nothing where it pools otherwise.
+
+    Args:
+        model: flat, as `graft` gives it or as it was loaded.
+    """
+    found: dict[str, list[int] | None] = {}
+    for operation in getattr(model, "operations", model.layers):
+        if operation.name.startswith(BLOCK_POOL):
+            found.setdefault(operation.name.removeprefix(BLOCK_POOL), None)
+        elif operation.name.startswith(_KEPT):
+            [node] = operation._inbound_nodes
+            numbers = [*node.arguments.args, *node.arguments.kwargs.values()][1]
+            found[operation.name.removeprefix(_KEPT)] = [int(number) for number in numbers]
+    return found
+
+
+def _block_maps(features: Any) -> dict[str, Any]:
+    """The output of each block, in the order of the graph."""
+    import keras
+
+    # The layers between the pictures and the map; calls of nothing else that they may be part of.
+    graph = keras.Model(keras.utils.get_source_inputs(features), features)
+    maps: dict[str, Any] = {}
+    for layer in graph.layers:
+        block, shape = block_of(layer.name), output_shape(layer) or ()
+        if block not in {"", "conv1"} and len(shape) == 4:
+            maps[block] = layer.output  # of the last layer in the end
+    if not maps:
+        raise InputError(
+            "pool='blocks' needs a backbone whose layers are named by block (such as conv5_block3_out), and there is "
+            "none here: pool by avg"
+        )
+    return maps
+
+
+def _by_block(channels: Sequence[int] | None, widths: Sequence[int]) -> list[list[int]]:
+    """The kept channels of each block, numbered from its first."""
+    total = sum(widths)
+    chosen = list(range(total)) if channels is None else [int(number) for number in channels]
+    if not chosen or sorted(set(chosen)) != chosen or not 0 <= chosen[0] <= chosen[-1] < total:
+        raise InputError(
+            f"channels must be ascending numbers below {total}, at least one, got {len(chosen)}"
+            + (f" from {chosen[0]} to {chosen[-1]}" if chosen else "")
+        )
+    parts, first = [], 0
+    for width in widths:
+        parts.append([number - first for number in chosen if first <= number < first + width])
+        first += width
+    return parts
+
+
+def _take(pooled: Any, numbers: Sequence[int], name: str) -> Any:
+    import keras
+
+    if len(numbers) == int(pooled.shape[-1]):
+        return pooled
+    taken = keras.ops.take(pooled, list(numbers), axis=1)
+    # Of itself it would be called take_7, by how many there were before in this process.
+    taken._keras_history.operation.name = name
+    return taken
