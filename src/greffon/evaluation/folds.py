@@ -16,16 +16,8 @@ import numpy as np
 
 from greffon.errors import DataError, InputError
 from greffon.evaluation.intervals import LEVEL, wilson_interval
-from greffon.evaluation.probe import (
-    FOLDS,
-    STRENGTHS,
-    _Basis,
-    _checked,
-    _folds,
-    _one_thread_each,
-    _probabilities,
-    _Problem,
-)
+from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, one_thread_each
+from greffon.evaluation.probe import FOLDS, STRENGTHS
 from greffon.evaluation.scores import Answers
 
 if TYPE_CHECKING:
@@ -136,22 +128,22 @@ def folds(  # noqa: PLR0913  # all but two are options, by keyword only
     """
     if folds < 2 or repeats < 1 or not len(strengths):
         raise InputError(f"folds must be at least 2 and repeats at least 1, got {folds} and {repeats}")
-    features, targets = _checked(features, targets, several_labels=several_labels)
+    features, targets = checked_features(features, targets, several_labels=several_labels)
     if groups is not None and len(groups) != len(features):
         raise InputError(f"groups must have one number per picture ({len(features)}), got {len(groups)}")
-    problem = _Problem(
-        _Basis.of(features).project(features).astype(np.float32), targets, np.ones(len(features)), several_labels
+    problem = Problem(
+        Basis.of(features).project(features).astype(np.float32), targets, np.ones(len(features)), several_labels
     )
     probabilities, accuracies, chosen = [], [], []
     splits: list[Split] = []
     for repeat in range(repeats):
-        splits = _folds(targets, folds, groups, seed + repeat, several_labels=several_labels)
+        splits = fold_rows(targets, folds, groups, seed + repeat, several_labels=several_labels)
         if not splits:
             raise DataError(
                 "repeated folds need at least two pictures of every class, and near-copies count as one: give more "
                 "pictures of the smallest class, or leave it out"
             )
-        with _one_thread_each():
+        with one_thread_each():
             answers, best = _named(problem, splits, sorted(strengths))
         correct = Answers.of(answers, targets, several_labels=several_labels).correct
         probabilities.append(answers)
@@ -180,7 +172,7 @@ def corrected_interval(accuracies: Array, folds: int, *, level: float = LEVEL) -
     return max(0.0, float(values.mean()) - half), min(1.0, float(values.mean()) + half)
 
 
-def _named(problem: _Problem, splits: list[Split], strengths: list[float]) -> tuple[Array, list[float]]:
+def _named(problem: Problem, splits: list[Split], strengths: list[float]) -> tuple[Array, list[float]]:
     """Probabilities of every picture by the head of its fold, and the penalty of each fold."""
     paths = [iter(problem.path(train, strengths)) for train, _ in splits]
     answers: list[list[Array]] = []
@@ -189,7 +181,7 @@ def _named(problem: _Problem, splits: list[Split], strengths: list[float]) -> tu
         solved = [next(path) for path in paths]
         answers.append(
             [
-                _probabilities(problem.features[test] @ kernel + bias, several_labels=problem.several_labels)
+                class_probabilities(problem.features[test] @ kernel + bias, several_labels=problem.several_labels)
                 for (kernel, bias), (_, test) in zip(solved, splits, strict=True)
             ]
         )

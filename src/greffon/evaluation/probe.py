@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.errors import DataError, InputError
+from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, one_thread_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     Array = np.ndarray[Any, Any]
 
 # scikit-learn's C: the weight of the data against the penalty. From strong to weak, so that each start is near.
 STRENGTHS = tuple(float(value) for value in np.logspace(-5, 1, 13))
 FOLDS = 5
-_STEPS = 300  # of L-BFGS
 _PATIENCE = 2  # strengths that may be worse before the path ends
-_FLAT = 1e-6  # standard deviation, as a share of the largest, below which a feature says nothing
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Probe:
 
     def probabilities(self, features: Array) -> Array:
         """float32 (pictures, classes): softmax of the logits, or the sigmoid of each with several labels."""
-        return _probabilities(self.logits(features), several_labels=self.several_labels)
+        return class_probabilities(self.logits(features), several_labels=self.several_labels)
 
 
 def solve(
@@ -95,14 +93,14 @@ def solve(
         >>> float((probe.probabilities(features).argmax(1) == targets.argmax(1)).mean()) > 0.9
         True
     """
-    features, targets = _checked(features, targets, several_labels=several_labels)
-    basis = _Basis.of(features)
+    features, targets = checked_features(features, targets, several_labels=several_labels)
+    basis = Basis.of(features)
     weights = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=float)
-    problem = _Problem(basis.project(features).astype(np.float32), targets, weights, several_labels)
+    problem = Problem(basis.project(features).astype(np.float32), targets, weights, several_labels)
     strengths = sorted(strengths)
     loss, held_out, best = float("nan"), None, strengths[-1]
-    splits = _folds(targets, folds, groups, seed, several_labels=several_labels)
-    with _one_thread_each():
+    splits = fold_rows(targets, folds, groups, seed, several_labels=several_labels)
+    with one_thread_each():
         if splits:
             best, loss, held_out = _search(problem, strengths, splits)
         path = [strength for strength in strengths if strength <= best]
@@ -110,109 +108,7 @@ def solve(
     return Probe(*basis.unproject(kernel, bias), best, loss, held_out, several_labels)
 
 
-@dataclass(frozen=True)
-class _Basis:
-    """Standardised features in no more coordinates than there are pictures.
-
-    The penalty sees lengths alone, so the solution lies in the span of the pictures: a rotation changes nothing.
-    """
-
-    mean: Array
-    scale: Array
-    directions: Array | None
-
-    @classmethod
-    def of(cls, features: Array) -> _Basis:
-        mean = features.mean(axis=0, dtype=np.float64)
-        scale = features.std(axis=0, dtype=np.float64)
-        scale = np.where(scale > _FLAT * max(float(scale.max(initial=0.0)), 1e-30), scale, np.inf)
-        if features.shape[1] <= len(features):
-            return cls(mean, scale, None)
-        standard = (features - mean) / scale
-        values, vectors = np.linalg.eigh(standard @ standard.T)
-        keep = values > 1e-9 * max(float(values[-1]), 1e-30)
-        return cls(mean, scale, standard.T @ (vectors[:, keep] / np.sqrt(values[keep])))
-
-    def project(self, features: Array) -> Array:
-        standard = (features - self.mean) / self.scale
-        return standard if self.directions is None else standard @ self.directions
-
-    def unproject(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
-        """The same function of the features as they were."""
-        if self.directions is not None:
-            kernel = self.directions @ kernel
-        kernel = kernel / self.scale[:, None]
-        return kernel.astype(np.float32), (bias - self.mean @ kernel).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Coordinates and targets, solved for some of the pictures along a path of strengths."""
-
-    features: Array
-    targets: Array
-    weights: Array
-    several_labels: bool
-
-    def path(self, rows: Array, strengths: Iterable[float]) -> Iterable[tuple[Array, Array]]:
-        """Kernel and bias (classes of all targets) for each strength, each started from the one before."""
-        if self.several_labels:
-            columns = [self._binary(rows, column, list(strengths)) for column in range(self.targets.shape[1])]
-            for solved in zip(*columns, strict=True):
-                yield np.stack([kernel for kernel, _ in solved], axis=1), np.array([bias for _, bias in solved])
-            return
-        labels = self.targets[rows].argmax(axis=1)
-        present = np.unique(labels)
-        for model in self._models(rows, labels, strengths):
-            yield self._widened(model, present)
-
-    def _models(self, rows: Array, labels: Array, strengths: Iterable[float]) -> Iterable[Any]:
-        import warnings
-
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        model = LogisticRegression(warm_start=True, max_iter=_STEPS, tol=1e-4)
-        for strength in strengths:
-            model.set_params(C=strength)
-            with warnings.catch_warnings():
-                # Weak penalties on separable classes never end; the path stops where held-out pictures get worse.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(self.features[rows], labels, sample_weight=self.weights[rows])
-            yield model
-
-    def _widened(self, model: Any, present: Array) -> tuple[Array, Array]:
-        """Coefficients for every class; of two classes scikit-learn gives one column, their difference."""
-        classes = self.targets.shape[1]
-        kernel = np.zeros((self.features.shape[1], classes))
-        bias = np.full(classes, _ABSENT)
-        coefficients, intercepts = model.coef_.T, model.intercept_
-        if len(present) == 2:
-            coefficients = np.concatenate([-coefficients, coefficients], axis=1) / 2
-            intercepts = np.concatenate([-intercepts, intercepts]) / 2
-        kernel[:, present], bias[present] = coefficients, intercepts
-        return kernel, bias
-
-    def _binary(self, rows: Array, column: int, strengths: list[float]) -> list[tuple[Array, float]]:
-        labels = self.targets[rows, column]
-        if labels.min() == labels.max():
-            # Nothing to tell apart: as sure as the number of pictures allows.
-            odds = float(np.log((labels.sum() + 0.5) / (len(labels) - labels.sum() + 0.5)))
-            return [(np.zeros(self.features.shape[1]), odds)] * len(strengths)
-        return [(model.coef_[0].copy(), float(model.intercept_[0])) for model in self._models(rows, labels, strengths)]
-
-
-_ABSENT = -30.0  # logit of a class without a picture in the fold: a probability that rounds to nothing
-
-
-def _one_thread_each() -> Any:
-    """Matrix products with one thread: they are small, and threads that wait for each other cost ten times more."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
-
-
-def _search(problem: _Problem, strengths: list[float], splits: list[tuple[Array, Array]]) -> tuple[float, float, Array]:
+def _search(problem: Problem, strengths: list[float], splits: list[tuple[Array, Array]]) -> tuple[float, float, Array]:
     """The strength with the least loss on held-out pictures, that loss, and the probabilities behind it."""
     paths = [iter(problem.path(train, strengths)) for train, _ in splits]
     best, least, kept, worse = strengths[0], float("inf"), None, 0
@@ -220,7 +116,7 @@ def _search(problem: _Problem, strengths: list[float], splits: list[tuple[Array,
     def answers(fold: int) -> Array:
         kernel, bias = next(paths[fold])
         logits = problem.features[splits[fold][1]] @ kernel + bias
-        return _probabilities(logits, several_labels=problem.several_labels)
+        return class_probabilities(logits, several_labels=problem.several_labels)
 
     for strength in strengths:
         held_out = np.zeros(problem.targets.shape, dtype=np.float32)
@@ -236,70 +132,9 @@ def _search(problem: _Problem, strengths: list[float], splits: list[tuple[Array,
     return best, least, np.asarray(kept)
 
 
-def _folds(
-    targets: Array, folds: int, groups: Array | None, seed: int, *, several_labels: bool
-) -> list[tuple[Array, Array]]:
-    """Rows to learn from and rows held out; none where the pictures are too few."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    if several_labels:
-        alone = np.arange(len(targets))
-        splits = _folds_of_groups(alone if groups is None else np.asarray(groups), folds, seed)
-        # Where one group holds a label alone, its folds would ask a head that has never seen that label.
-        known = targets.any(axis=0)
-        if all((targets[train].any(axis=0) >= known).all() for train, _ in splits):
-            return splits
-        return _folds_of_groups(alone, folds, seed)
-    labels = targets.argmax(axis=1)
-    counts = np.unique(labels, return_counts=True)[1]
-    if groups is not None and len(np.unique(groups)) < len(groups):
-        parts = min(len(np.unique(np.asarray(groups)[labels == label])) for label in np.unique(labels))
-        folds = min(folds, parts)
-        if folds < 2:
-            return []
-        return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups))
-    folds = min(folds, int(counts.min()))
-    if folds < 2:
-        return []
-    return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))
-
-
-def _folds_of_groups(groups: Array, folds: int, seed: int) -> list[tuple[Array, Array]]:
-    names = np.unique(groups)
-    folds = min(folds, len(names))
-    if folds < 2:
-        return []
-    part = np.random.default_rng(seed).permutation(len(names)) % folds
-    of = part[np.searchsorted(names, groups)]
-    return [(np.flatnonzero(of != fold), np.flatnonzero(of == fold)) for fold in range(folds)]
-
-
-def _probabilities(logits: Array, *, several_labels: bool) -> Array:
-    logits = np.asarray(logits, dtype=np.float64)
-    if several_labels:
-        return (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
 def _log_loss(probabilities: Array, targets: Array, weights: Array, *, several_labels: bool) -> float:
     likely = np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)
     losses = -np.sum(targets * np.log(likely), axis=1)
     if several_labels:
         losses = losses - np.sum((1 - targets) * np.log1p(-likely), axis=1)
     return float(np.average(losses, weights=weights))
-
-
-def _checked(features: Array, targets: Array, *, several_labels: bool) -> tuple[Array, Array]:
-    features, targets = np.asarray(features, dtype=np.float64), np.asarray(targets, dtype=np.float64)
-    if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):
-        raise InputError(
-            f"features (n, d) and targets (n, classes) are expected, got {features.shape} and {targets.shape}"
-        )
-    if not np.isfinite(features).all():
-        raise InputError("features must be finite: some are NaN or infinite")
-    if not several_labels and not (targets.sum(axis=1) == 1).all():
-        raise InputError("targets must have one 1 in each row, or several_labels=True")
-    if (targets.sum(axis=0) > 0).sum() < (1 if several_labels else 2):
-        raise DataError("a head needs pictures of at least two classes to be solved")
-    return features, targets
