@@ -63,6 +63,12 @@ _HOMES = {
     "CheckFailedError": "greffon.errors",
 }
 
+# What cannot do without the packages of greffon[train].
+_TRAINING = {
+    *("resnet50", "resnet101", "resnet152", "graft", "freeze", "layers"),
+    *("fit", "fit_many", "plan", "train", "check", "export"),
+}
+
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  # the names are strings, built from the table above
 
 
@@ -71,6 +77,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'greffon' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _TRAINING:
+        from greffon.extras import require
+
+        require("train", f"greffon.{name}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

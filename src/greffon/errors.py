@@ -13,6 +13,10 @@ class InputError(GreffonError, ValueError):
     exit_code = 2
 
 
+class MissingPackageError(InputError, ImportError):
+    """A package is missing that an extra of Greffon brings; the message says which command installs it."""
+
+
 class WeightFileError(InputError):
     """A weight file cannot be read, or does not fit the network it was meant for."""
 

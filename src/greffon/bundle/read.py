@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.manifest import MANIFEST, Manifest, read_manifest, sha256_of
-from greffon.errors import InputError
+from greffon.errors import InputError, MissingPackageError
+from greffon.extras import install
 from greffon.recipe import Recipe
 from greffon.weights.sets import Preprocessing
 
@@ -131,14 +132,15 @@ class Bundle:
             custom_objects: classes by name, for layers of the user's own.
 
         Raises:
-            InputError: the file was changed, or holds layers that Keras does not know; or Keras is not installed.
+            InputError: the file was changed, or holds layers that Keras does not know.
+            MissingPackageError: Keras is not installed.
         """
         try:
             import keras
         except ModuleNotFoundError as error:
-            raise InputError(
-                f"run {self.path}: its Keras model cannot be opened, {error.name} is not installed here. Install "
-                "greffon with what it trains with, or use the run's ONNX file"
+            raise MissingPackageError(
+                f"run {self.path}: its Keras model cannot be opened, {error.name} is not installed here: "
+                f"{install('train')}"
             ) from error
 
         from greffon.backbone.freeze import FreezeRules, set_trainable_state

@@ -48,6 +48,9 @@ COMMANDS = {
 }
 """Every command and what it is for; the module `greffon.cli.NAME` has it under its name."""
 
+TRAINING = frozenset({"demo", "check", "train", "report", "export", "plan", "layers", "tune", "diagnose"})
+"""The commands that need `greffon[train]`; known before they do anything, such as fetching weights."""
+
 # By name, so that only the module of the command that is called is imported.
 for _place, (_name, _help) in enumerate(COMMANDS.items()):
     app.command(f"greffon.cli.{_name}:{_name}", name=_name, help=_help, sort_key=_place)
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("GREFFON_DEBUG") == "1":
             raise
-        return _report(_failure(error), words)
+        return _report(_failure(error, words), words)
 
 
 def _run(words: list[str]) -> int:
@@ -89,6 +92,10 @@ def _run(words: list[str]) -> int:
     from greffon.cli.quiet import quiet
 
     quiet()
+    if words and words[0] in TRAINING:
+        from greffon.extras import require
+
+        require("train", f"greffon {words[0]}")
     code = command(*bound.args, **bound.kwargs)
     return code if isinstance(code, int) else 0
 
@@ -106,12 +113,18 @@ def _explain(error: CycloptsError, words: list[str]) -> str:
     return f"{text}\nSee {command} --help"
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception, words: Sequence[str]) -> Failure:
     from greffon.cli.output import Failure
 
     kind = type(error).__name__
     if isinstance(error, GreffonError):
         return Failure(str(error), kind, error.exit_code)
+    if isinstance(error, ImportError):
+        from greffon.extras import missing
+
+        found = missing(error, " ".join(["greffon", *words[:1]]))
+        if found is not None:
+            return _failure(found, words)
     if isinstance(error, OSError):
         return Failure(str(error), kind, _FAILED)
     return Failure(f"{kind}: {error}\nThis is a mistake in Greffon. GREFFON_DEBUG=1 shows where.", kind, _FAILED)
