@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from greffon.errors import InputError
 
-Pool = Literal["auto", "avg", "max", "grid2", "grid3", "flatten", "blocks"]
+Pool = Literal["auto", "avg", "max", "grid2", "grid3", "flatten", "blocks", "blocks2"]
 ResizeRule = Literal["crop", "stretch", "pad"]
 Augment = Literal["flip", "crop", "colour", "rand"]
 FreezeRule = int | str
@@ -51,19 +51,19 @@ class Head(Options):
     pool: Pool = Field(
         default="avg",
         description="how the feature map becomes a vector: one average or maximum per channel, averages over "
-        "a 2x2 or 3x3 grid, or every value; blocks: the averages of all blocks of the network, of which kept_share is "
-        "kept (Head2Toe, Evci et al. 2022); auto: avg, grid2 or grid3, whichever suits a solved head (lbfgs) best on "
+        "a 2x2 or 3x3 grid, or every value; blocks, blocks2: averages, or averages over a 2x2 grid, of all blocks of "
+        "the network, of which kept_share is kept (Head2Toe, Evci et al. 2022); auto: avg, grid2 or grid3, whichever suits a solved head (lbfgs) best on "
         "held-out pictures, else avg",
     )
     kept_share: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["auto"] = Field(
         default="auto",
-        description="share of the channels that pool blocks keeps: those that a head solved on the pictures to learn "
+        description="share of the channels that pool blocks or blocks2 keeps: those that a head solved on the pictures to learn "
         "from leans on most; auto: the share with the least loss on held-out pictures",
     )
     channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None,
         exclude=True,
-        description="which channels pool blocks keeps, numbered through all blocks, ascending; None: greffon.train "
+        description="which channels pool blocks or blocks2 keeps, numbered through all blocks, ascending; None: greffon.train "
         "chooses them, graft keeps all (Python only)",
     )
     hidden: int = Field(
@@ -114,6 +114,71 @@ class Stage(Options):
         default=1e-3,
         description="learning rate of the optimizer; auto: the best of 3e-5, 1e-4 and 3e-4 after two epochs each",
     )
+    schedule: Literal["constant", "cosine", "one-cycle"] = Field(
+        default="constant",
+        description="how the learning rate runs over the steps of the stage: constant; cosine: down to nothing "
+        "(Loshchilov & Hutter 2017); one-cycle: up from a tenth and down again (Smith 2018)",
+    )
+    warmup: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="epochs in which the learning rate rises linearly to what it is (Goyal et al. 2017); one-cycle has "
+        "a rise of its own",
+    )
+    group_decay: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="factor of the learning rate from each group of the network to the one below it: head 1, conv5 "
+        "this, conv4 its square, ... (ULMFiT, Howard & Ruder 2018)",
+    )
+    weight_decay: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="decay of the weights towards zero per unit of learning rate, decoupled from the gradient, biases "
+        "and BatchNorm left out (Loshchilov & Hutter 2019); none: 0.004 with adamw, 0 with the others",
+    )
+    momentum: float = Field(default=0.0, ge=0.0, lt=1.0, description="momentum of sgd; the others have their own")
+    nesterov: bool = Field(default=False, description="whether the momentum of sgd is Nesterov's")
+    l2_sp: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="decay of what is unfrozen in the backbone towards its pretrained values, per unit of learning "
+        "rate, decoupled from the gradient (L2-SP, Li et al. 2018)",
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of each label that is spread over all classes while training; the validation loss is the "
+        "plain one (Szegedy et al. 2016)",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="activations at the cut are blended in pairs, and their labels with them, by shares from a "
+        "Beta(mixup, mixup) distribution (Zhang et al. 2018; behind a trunk it is manifold mixup, Verma et al. 2019)",
+    )
+    cutmix: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="a box of another picture's activations takes the place of its own, its share of the area from a "
+        "Beta(cutmix, cutmix) distribution; where the cut is not pooled (Yun et al. 2019)",
+    )
+    ema: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of a running mean of the weights that each step keeps: validation and the end of the stage "
+        "take the mean (Polyak & Juditsky 1992); 0: none",
+    )
+    soup: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="how many of the best epochs to try to average, best first, each kept where the validation loss is "
+        "no worse (greedy soup, Wortsman et al. 2022); 0: none",
+    )
     patience: int | None = Field(
         default=5,
         ge=1,
@@ -127,6 +192,18 @@ class Stage(Options):
     keep_best: bool = Field(
         default=True, description="end the stage with the weights of its best validation loss, not its last"
     )
+    carry_best: bool = Field(
+        default=False,
+        description="what the stage begins with counts as its epoch 0: kept where no epoch has a lower validation loss",
+    )
+
+    @model_validator(mode="after")
+    def _has_room_to_rise(self) -> Self:
+        if self.warmup and self.schedule == "one-cycle":
+            raise ValueError(f"one-cycle has a rise of its own: warmup must be 0, got {self.warmup:g}")
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup must be at most the {self.epochs} epochs of the stage, got {self.warmup:g}")
+        return self
 
 
 class Recipe(Options):

@@ -172,7 +172,7 @@ def _stacked(optimizer: keras.optimizers.Optimizer, rates: Sequence[float]) -> k
 
         def _apply_weight_decay(self, variables: Any) -> None:
             for variable in variables if self.weight_decay is not None else ():
-                if self._use_weight_decay(variable):
+                if len(variable.shape) > 2:  # alone, one with a single axis does not decay
                     shaped = keras.ops.reshape(self.rates, (-1,) + (1,) * (len(variable.shape) - 1))
                     variable.assign(variable - variable * self.weight_decay * shaped)
 

@@ -16,6 +16,7 @@ from keras.src.utils.tracking import DotNotTrackScope
 from greffon.frozen import remembered
 from greffon.frozen.steady import why_unsteady
 from greffon.training.estimate import XLA_PAYS, XLA_TRIED
+from greffon.training.optimizers import make_optimizer
 from greffon.training.tail import Tail
 
 if TYPE_CHECKING:
@@ -24,24 +25,32 @@ if TYPE_CHECKING:
     from greffon.frozen.cut import Cut
     from greffon.frozen.graph import FlatGraph
     from greffon.recipe import Stage
+    from greffon.training.optimizers import Pretrained
 
 _TIMED_STEPS = 3
 _FIRST_RATE = 1e-4  # until the one that suits is found
 
 
-def compile_stage(model: keras.Model, stage: Stage, *, several_labels: bool) -> None:
+def compile_stage(
+    model: keras.Model, stage: Stage, *, several_labels: bool, steps: int = 1, pretrained: Pretrained | None = None
+) -> None:
     """Give a model the optimizer of a stage, cross-entropy and accuracy.
 
     Both average by weight, since a batch that XLA compiles may be filled up with pictures of weight 0.
+
+    Args:
+        model: frozen for the stage.
+        stage: a solved one is compiled like any other, so that the model can be trained on.
+        several_labels: whether a picture may have several.
+        steps: of an epoch.
+        pretrained: what `l2_sp` draws towards.
     """
-    # A solved head is compiled like any other, so that the model can be trained on.
-    name = "adam" if stage.optimizer == "lbfgs" else stage.optimizer
-    rate = _FIRST_RATE if stage.learning_rate == "auto" else stage.learning_rate
-    options = {"class_name": name, "config": {"learning_rate": rate}}
+    rate = stage.learning_rate if isinstance(stage.learning_rate, float) else _FIRST_RATE
+    optimizer = make_optimizer(stage, model, rate=rate, steps=steps, pretrained=pretrained)
     kind = keras.losses.BinaryCrossentropy if several_labels else keras.losses.CategoricalCrossentropy
     accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
     loss = kind(reduction="mean_with_sample_weight")
-    model.compile(optimizer=keras.optimizers.get(options), loss=loss, weighted_metrics=[accuracy])
+    model.compile(optimizer=optimizer, loss=loss, weighted_metrics=[accuracy])
 
 
 class StageTail(Tail):
@@ -52,12 +61,21 @@ class StageTail(Tail):
         cut: where its trunk ends.
         jit_compile: whether XLA compiles the steps.
         augment: changes the activations in training; it is no part of the model.
+        smoothing: share of each label that is spread over all classes, in training alone (Szegedy et al. 2016,
+            "Rethinking the Inception Architecture").
     """
 
     def __init__(
-        self, model: keras.Model, cut: Cut, *, jit_compile: bool, augment: keras.layers.Layer | None = None
+        self,
+        model: keras.Model,
+        cut: Cut,
+        *,
+        jit_compile: bool,
+        augment: keras.layers.Layer | None = None,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__(model, cut, jit_compile=jit_compile, augment=augment)
+        self._smoothing = smoothing
         with DotNotTrackScope():
             self._loss_tracker = self.by_weight = _MeanByWeight(name="loss")
 
@@ -67,7 +85,15 @@ class StageTail(Tail):
         """The loss of a batch; notes how many pictures it is of."""
         rows = keras.ops.shape(y)[0] if sample_weight is None else keras.ops.sum(sample_weight)
         self.by_weight.weight = keras.ops.cast(rows, "float32")
+        if training and self._smoothing:
+            y = self._smoothed(y)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def _smoothed(self, y: Any) -> Any:
+        """Labels that are less sure; of several ones, each by itself."""
+        one_of_two = isinstance(self.loss, keras.losses.BinaryCrossentropy)
+        shared = 0.5 if one_of_two else 1.0 / y.shape[-1]
+        return y * (1.0 - self._smoothing) + self._smoothing * shared
 
 
 class _MeanByWeight(keras.metrics.Mean):
