@@ -1,5 +1,12 @@
 """What Greffon raises, and the exit code that the command line gives for each."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class GreffonError(Exception):
     """Anything that Greffon itself refuses or could not do."""
@@ -35,3 +42,11 @@ class CheckFailedError(GreffonError):
     """A check that was asked for, such as the proof of freezing, did not hold."""
 
     exit_code = 4
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for the known word that is nearest, or nothing; to be put behind a message."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -5,13 +5,13 @@ Python takes these objects, `recipe.yaml` holds them, and the command line deriv
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from greffon.errors import InputError
+from greffon.errors import nearest as nearest  # noqa: PLC0414  # it was here first, and many know it by this place
 
 Pool = Literal["auto", "avg", "max", "grid2", "grid3", "flatten", "blocks", "blocks2"]
 ResizeRule = Literal["crop", "stretch", "pad"]
@@ -396,12 +396,6 @@ def load_recipe(name_or_file: str | Path) -> Recipe:
         f"recipe must be one of {', '.join(RECIPES)} or a YAML file, got {str(name_or_file)!r}"
         f"{nearest(str(name_or_file), RECIPES)}"
     )
-
-
-def nearest(word: str, known: Any) -> str:
-    """`; did you mean ...?` for the known word that is nearest, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _explain(options: type[Options], error: ValidationError) -> str:

@@ -71,9 +71,9 @@ def _project():
     return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def _blocked(script, *arguments):
+def _blocked(script, folder, *arguments):
     command = [sys.executable, "-c", BLOCKED + script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def _same_scores(printed, run, pictures):
@@ -109,7 +109,7 @@ def test_the_table_of_extras_is_that_of_the_package():
 
 
 def test_without_what_trains_a_run_answers_and_verifies(run, pictures, tmp_path):
-    done = _blocked(ANSWERS, run, pictures, tmp_path / "answers.csv")
+    done = _blocked(ANSWERS, tmp_path, run, pictures, tmp_path / "answers.csv")
     assert done.returncode == 0, done.stderr[-3000:]
     _same_scores(done.stdout, run, pictures)
 
@@ -117,21 +117,22 @@ def test_without_what_trains_a_run_answers_and_verifies(run, pictures, tmp_path)
 CALLS = """
 from greffon.cli import main
 import greffon
-for words in (["train", "absent", "-o", "out"], ["demo", "--out", "out"], ["layers", sys.argv[1]], ["weights", "inspect", sys.argv[3]], ["fit"]):
-    if words == ["fit"]:
-        for name in ("train", "fit", "graft", "resnet50", "check", "export"):
-            try:
-                getattr(greffon, name)
-            except greffon.InputError as error:
-                print(error, isinstance(error, ImportError))
-    else:
-        print(words[0], main(words), file=sys.stderr)
-assert main(["predict", sys.argv[1], sys.argv[2], "--min-confidence", "0.5"]) == 0
+run, pictures, model = sys.argv[1:]
+for words in (
+    ["train", "absent", "-o", "out"], ["demo", "--out", "out"], ["layers", run], ["weights", "inspect", model],
+):
+    print(words[0], main(words), file=sys.stderr)
+for name in ("train", "fit", "graft", "resnet50", "check", "export"):
+    try:
+        getattr(greffon, name)
+    except greffon.InputError as error:
+        print(error, isinstance(error, ImportError))
+assert main(["predict", run, pictures, "--min-confidence", "0.5"]) == 0
 """
 
 
-def test_what_trains_says_which_command_installs_it(run, pictures):
-    done = _blocked(CALLS, run, pictures, Path(run, "model.keras"))
+def test_what_trains_says_which_command_installs_it(run, pictures, tmp_path):
+    done = _blocked(CALLS, tmp_path, run, pictures, Path(run, "model.keras"))
     assert done.returncode == 0, done.stderr[-3000:]
     for command in ("train", "demo", "layers"):
         assert f"error: greffon {command} needs keras, tensorflow, " in done.stderr

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from greffon.bundle.manifest import MANIFEST, Manifest, read_manifest, sha256_of
 from greffon.errors import InputError, MissingPackageError
 from greffon.extras import install
-from greffon.recipe import Recipe
-from greffon.weights.sets import Preprocessing
+from greffon.weights.records import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from greffon.evaluation.calibration import Calibration
+    from greffon.recipe import Recipe
 
 __all__ = ["MODEL_ONNX", "Bundle", "read_bundle"]
 
@@ -66,6 +66,8 @@ class Bundle:
     @cached_property
     def recipe(self) -> Recipe:
         """What the model was trained by."""
+        from greffon.recipe import Recipe
+
         return Recipe.from_yaml(self.file("recipe.yaml"))
 
     @cached_property

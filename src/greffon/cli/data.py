@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from greffon.errors import InputError
-from greffon.recipe import nearest
+from greffon.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from greffon.pictures.sources.columns import Columns

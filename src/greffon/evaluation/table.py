@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 
 from greffon.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    import polars as pl
 
 PREFIX = "p_"
 """What the names of the probability columns start with; the rest is the class name, whatever it holds."""
@@ -77,6 +78,8 @@ def prediction_table(
     for what, column in (("paths", paths), ("hashes", hashes), ("labels", labels)):
         if len(column) != len(values):
             raise InputError(f"{what} must have one entry per row of probabilities ({len(values)}), got {len(column)}")
+    import polars as pl
+
     label_type = pl.List(pl.String) if several_labels else pl.String
     table = pl.DataFrame(
         [
@@ -98,6 +101,8 @@ def class_names_of(table: pl.DataFrame) -> list[str]:
 
 def has_several_labels(table: pl.DataFrame) -> bool:
     """Whether a picture of this table may have several labels."""
+    import polars as pl
+
     return isinstance(table.schema["label"], pl.List)
 
 
@@ -175,6 +180,8 @@ def read_table(file: str | Path) -> pl.DataFrame:
     Raises:
         InputError: the file cannot be read, or holds another table.
     """
+    import polars as pl
+
     try:
         table = pl.read_parquet(file, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import polars as pl
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError, InputError, nearest
 from greffon.pictures.layout import Entry, natural_order, read_layout
 from greffon.pictures.scan import Scanned, scan
 from greffon.pictures.sources.locate import located
 from greffon.pictures.sources.saved import check_saved, read_saved, write_saved
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import polars as pl
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError, InputError, nearest
 from greffon.pictures.sources.table_file import read_csv
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from greffon.errors import InputError
-from greffon.recipe import nearest
+from greffon.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError, InputError, nearest
 from greffon.pictures.augment import Draws, changed
 from greffon.pictures.decode import Source, decode, usual_workers
 from greffon.pictures.loaded import Loaded, loaded
 from greffon.pictures.resize import Box, ResizeRule, check_rule
-from greffon.recipe import Augment, nearest
+from greffon.recipe import Augment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

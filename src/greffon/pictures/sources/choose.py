@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError, InputError, nearest
 from greffon.pictures.catalog import SCHEMA, Catalog
 from greffon.pictures.layout import SPLIT_FOLDERS, read_layout
 from greffon.pictures.sources.columns import Columns, found_in_table
@@ -19,7 +19,6 @@ from greffon.pictures.sources.found import Found, Row, catalog_from, joined
 from greffon.pictures.sources.locate import is_address, local_file
 from greffon.pictures.sources.table_file import Table
 from greffon.pictures.sources.tables import TABLE_SUFFIXES
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

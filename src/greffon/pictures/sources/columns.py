@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError, InputError, nearest
 from greffon.pictures.layout import SPLIT_FOLDERS
 from greffon.pictures.sources.found import Found, Row
 from greffon.pictures.sources.kept import Keeper
@@ -18,7 +18,6 @@ from greffon.pictures.sources.labels import SEPARATOR, label_text, labels_of, ma
 from greffon.pictures.sources.locate import is_address, is_local
 from greffon.pictures.sources.parquet import holds_bytes
 from greffon.pictures.sources.table_file import Table, decoded_base64
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from greffon.errors import DataError
+from greffon.errors import DataError, nearest
 from greffon.pictures.catalog import OPTIONAL, SCHEMA, SPLITS, Catalog, format_of, listed, notes_on_copies
 from greffon.pictures.layout import natural_order
 from greffon.pictures.scan import Scanned, scan
 from greffon.pictures.sources.locate import located
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

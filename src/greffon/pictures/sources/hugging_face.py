@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError, InputError, nearest
 from greffon.pictures.layout import SPLIT_FOLDERS
 from greffon.pictures.sources.columns import LABELS
 from greffon.pictures.sources.found import Found, Row, joined
 from greffon.pictures.sources.kept import Keeper
 from greffon.pictures.sources.labels import label_text, labels_of
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

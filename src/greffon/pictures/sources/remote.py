@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 
-from greffon.errors import InputError
-from greffon.recipe import nearest
+from greffon.errors import InputError, nearest
 from greffon.weights.cache import cache_dir
 
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from greffon.errors import DataError, InputError
+from greffon.errors import DataError, InputError, nearest
 from greffon.pictures.sources.labels import SEPARATOR, joined_labels, labels_of
 from greffon.pictures.sources.locate import located, missing
 from greffon.pictures.sources.parquet import panics_told
 from greffon.pictures.sources.table_file import read_csv
-from greffon.recipe import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
