@@ -8,7 +8,16 @@ import pytest
 from greffon.errors import DataError, InputError
 from greffon.pictures.demo import demo_pictures
 from greffon.recipe import Head, Recipe, Stage
-from greffon.training.estimate import SEGMENTS, Int8Times, Measured, SegmentTimes, StageFacts, Workload, estimate
+from greffon.training.estimate import (
+    SEGMENTS,
+    Int8Times,
+    Measured,
+    SegmentTimes,
+    SolveTimes,
+    StageFacts,
+    Workload,
+    estimate,
+)
 from greffon.training.plan import Plan, PlanRow, choose, parse_budget, plan
 from greffon.training.progress import Reporter
 
@@ -75,7 +84,9 @@ def test_a_plan_is_told_to_programs(found):
     assert told["pictures"] == {"train": 480, "val": 120}
     assert told["choice"]["name"] == found.choice.name
     assert set(told["measured"]["segments"]) == set(SEGMENTS)
-    assert told["rows"][0]["parts"].keys() == {"start", "scan", "trunk", "decode", "compile", "train", "end"}
+    assert told["rows"][0]["parts"].keys() == {
+        "start", "scan", "trunk", "decode", "copies", "solve", "compile", "train", "end"
+    }  # fmt: skip
 
 
 def test_with_few_pictures_the_head_is_taken(found):
@@ -97,6 +108,21 @@ def test_a_recipe_of_ones_own_has_a_row_of_its_own(pictures):
     assert found.rows[-1].flags in {"", "--views 4", "--precision int8", "--precision int8 --views 4"}
     assert found.choice is None
     assert not found.why
+
+
+def test_the_default_recipe_is_planned_as_it_trains(pictures, tmp_path_factory):
+    """A solved head among three poolings, then the last block with a search for its learning rate, judged."""
+    recipe = Recipe(weights="thin", image_size=96)
+    found = plan(pictures, recipe=recipe, seconds=1, reporter=Reporter())
+    rows = {row.name: row for row in found.rows if (row.precision, row.views) == ("fp32", 1)}
+    assert set(found.times.solve) == {"avg", "grid2", "grid3"}
+    assert found.times.copies > 0
+    assert rows["head"].parts["train"] == rows["head"].parts["compile"] == 0.0
+    assert rows["head"].parts["solve"] == pytest.approx(rows["last-block"].parts["solve"])
+    assert rows["last-block"].parts["compile"] > 0
+    assert rows["last-block"].flags == ""
+    # Averages, 2x2 and 3x3 of 1024 channels in float16.
+    assert rows["head"].disk == 600 * 1024 * 2 * (1 + 4 + 9)
 
 
 # --- what is wrong with what is given -------------------------------------------------------------------------------
@@ -222,14 +248,78 @@ def test_a_first_run_is_the_sum_of_its_parts():
             "scan": 0.1,
             "trunk": 1.0 + 100 * (0.003 + 3 * 0.01 + 1000 / 1e6),
             "decode": 0.0,
+            "copies": 0.0,
+            "solve": 0.0,
             "compile": 2.0 + (2.0 + 4 * 32 * 2 * 0.002),  # and as long again to see whether XLA would be tried
-            "train": 10 * (80 * 2 * 0.002 + 20 * 2 * 0.001),
+            "train": 10 * (80 * 2 * 0.002 + 20 * 2 * 0.001) + 20 * 2 * 0.001,  # and its answers at the end
             "end": 1.5,
         }
     )
     assert costs.first == pytest.approx(sum(costs.parts.values()))
     assert costs.rerun == pytest.approx(costs.first - costs.parts["scan"] - costs.parts["trunk"] + 100 * 1000 / 1e9)
     assert costs.disk == 100 * 1000
+
+
+SOLVED = {"avg": SolveTimes(80, 500, 2.0), "grid2": SolveTimes(80, 2000, 3.0)}
+
+
+def test_a_solved_head_has_no_epochs_and_is_solved_for_every_pooling():
+    head = dataclasses.replace(stage("head"), solved=True)
+    work = Workload(80, 20, pools=("avg", "grid2"), copies=True)
+    costs = estimate([head], work, measured(solve=SOLVED, copies=0.1, proof=0.5))
+    # The choice solves both, the stage takes the larger, the baseline the average; 20 x 0.001 are its answers.
+    assert costs.parts["solve"] == pytest.approx(2.0 + 3.0 + 3.0 + 2.0)
+    assert costs.parts["copies"] == pytest.approx(100 * 0.1)
+    assert costs.parts["train"] == costs.parts["compile"] == 0.0
+    assert costs.parts["end"] == pytest.approx(1.5 + 2 * 0.5)
+    assert costs.disk == 100 * (1000 + 2 * 2000)  # the head's own features are the averages
+
+
+def test_solving_grows_with_pictures_and_coordinates():
+    assert SOLVED["avg"].of(160) == pytest.approx(8.0)
+    assert SOLVED["avg"].of(1000) == pytest.approx(2.0 * 1000 * 500 / 80**2)
+
+
+def test_a_look_at_all_pictures_takes_the_whole_trunk():
+    work = Workload(80, 20, copies=True)
+    costs = estimate([stage("conv5", size=3000)], work, measured(solve=SOLVED))
+    assert costs.parts["trunk"] == pytest.approx(1.0 + 100 * (0.003 + 5 * 0.01 + 4000 / 1e6))
+    assert costs.disk == 100 * (3000 + 2 * 500)
+    without = estimate([stage("early", has_trunk=False, size=0)], work, measured(solve=SOLVED))
+    assert without.parts["trunk"] == pytest.approx(1.0 + 100 * (0.003 + 5 * 0.01 + 1000 / 1e6))
+
+
+def test_a_learning_rate_is_looked_for_and_a_stage_judged():
+    work, plain = Workload(80, 20), stage("last-block")
+    before = estimate([plain], work, measured()).parts["train"]
+    searched = dataclasses.replace(plain, tried_epochs=6, judged=True)
+    epoch = 80 * 2 * 0.002 + 20 * 2 * 0.001
+    more = estimate([searched], work, measured()).parts["train"] - before
+    assert more == pytest.approx(6 * epoch + 2 * 20 * 2 * 0.001)
+    ranged = dataclasses.replace(plain, tried_steps=100)
+    assert estimate([ranged], work, measured()).parts["train"] - before == pytest.approx(100 * 32 * 2 * 0.002)
+
+
+def test_the_slowest_run_has_slow_steps_alone():
+    times = measured()
+    slow = dataclasses.replace(times.segments["conv5"], slowness=1.9)
+    times = dataclasses.replace(times, segments={**times.segments, "conv5": slow})
+    costs = estimate([stage("conv5")], Workload(80, 20), times)
+    assert costs.slowest - costs.first == pytest.approx(0.9 * costs.parts["train"])
+    assert estimate([stage("last-block")], Workload(80, 20), times).slowest == pytest.approx(
+        estimate([stage("last-block")], Workload(80, 20), times).first
+    )
+
+
+def test_a_row_says_its_range_where_steps_are_of_two_kinds():
+    wide = dataclasses.replace(row("conv5", 1), slowest=110.0)
+    assert wide.lasts == "1 min 00 s to 1 min 50 s"
+    assert dataclasses.replace(wide, slowest=62.0).lasts == "1 min 00 s"
+    made = Plan({"train": 1, "val": 1}, (wide,), None, None, "", (), measured(spent=3.0))
+    assert "one by one" in str(made)
+    choice, why = choose([wide], 5000, 90)
+    assert choice is wide
+    assert "up to 1 min 50 s" in why
 
 
 def test_a_long_stage_tries_xla_once():
@@ -289,7 +379,7 @@ def test_what_memory_cannot_hold_is_read_in_every_epoch():
     slow = measured(read=1e4)  # 0.1 s for a picture, more than a step
     held = estimate([stage("head")], Workload(80, 20), slow)
     read = estimate([stage("head")], Workload(80, 20, fits=lambda size: False), slow)
-    assert held.parts["train"] < read.parts["train"] == pytest.approx(10 * 100 * 0.1)
+    assert held.parts["train"] < read.parts["train"] == pytest.approx(10 * 100 * 0.1 + 20 * 0.1)
     assert held.memory - read.memory == 100 * 1000
 
 

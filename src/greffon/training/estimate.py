@@ -27,6 +27,8 @@ class SegmentTimes:
         validation: seconds of a validation step for one picture, likewise.
         compile: seconds until the steps of a tail with this segment are compiled, beyond those of a tail without.
         measured: whether `train`, `validation` and `compile` were measured, or scaled from the segments behind it.
+        slowness: how many times longer a step of a tail that begins here may take: as long as its threads need one
+            after another, which is what they take where another process leaves them one processor.
     """
 
     trunk: float
@@ -34,6 +36,21 @@ class SegmentTimes:
     validation: float
     compile: float
     measured: bool = True
+    slowness: float = 1.0
+
+
+@dataclass(frozen=True)
+class SolveTimes:
+    """What solving a linear head costs: seconds for so many pictures of so many features."""
+
+    pictures: int
+    features: int
+    seconds: float
+
+    def of(self, pictures: int) -> float:
+        """Seconds for another number of pictures: a step of the solver costs pictures times coordinates."""
+        work = pictures * min(pictures, self.features)
+        return self.seconds * work / max(1, self.pictures * min(self.pictures, self.features))
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,9 @@ class Measured:
         int8: None where it cannot be had; `why_no_int8` says why.
         memory: bytes of the process with the model in it.
         shares_cores: whether decoding and the engine need the same processors, so that their times add up.
+        copies: of looking for near-copies of one picture.
+        proof: of one fingerprint of the whole model.
+        solve: of solving a head, by the pooling of its features.
         xla: whether the steps of long stages were measured with XLA, because it pays here.
         spent: seconds that the measuring took.
     """
@@ -76,6 +96,9 @@ class Measured:
     why_no_int8: str = ""
     memory: int = 0
     shares_cores: bool = True
+    copies: float = 0.0
+    proof: float = 0.0
+    solve: Mapping[str, SolveTimes] = field(default_factory=dict)
     xla: bool = False
     spent: float = 0.0
 
@@ -98,6 +121,10 @@ class StageFacts:
         activation_bytes: of one picture at the cut, as they are stored.
         trainable: numbers that the optimizer moves.
         step_bytes: what a training step keeps for its gradients, for one picture.
+        solved: whether its head is solved, without epochs.
+        tried_epochs: epochs in which a learning rate is looked for.
+        tried_steps: steps beyond those, likewise.
+        judged: whether it is taken back where it does not help, for which it answers before and after.
     """
 
     name: str
@@ -109,6 +136,10 @@ class StageFacts:
     activation_bytes: int
     trainable: int
     step_bytes: int
+    solved: bool = False
+    tried_epochs: int = 0
+    tried_steps: int = 0
+    judged: bool = False
 
 
 def _always(size: int) -> bool:
@@ -125,6 +156,8 @@ class Workload:
         views: augmentations kept of each training picture, the picture itself included.
         picture_bytes: of one decoded picture.
         fits: whether memory can hold so many bytes of activations.
+        pools: ways to pool among which cross-validation chooses.
+        copies: whether near-copies are looked for.
     """
 
     train: int
@@ -132,6 +165,13 @@ class Workload:
     views: int = 1
     picture_bytes: int = 0
     fits: Callable[[int], bool] = _always
+    pools: tuple[str, ...] = ("avg",)
+    copies: bool = False
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether the whole trunk runs over all pictures before they are split."""
+        return self.copies or len(self.pools) > 1
 
     @property
     def pictures(self) -> int:
@@ -150,6 +190,7 @@ class Estimate:
 
     Attributes:
         first: seconds of a first run.
+        slowest: seconds of a first run whose steps are all of the slow kind, see `SegmentTimes.slowness`.
         rerun: seconds of a run that finds its activations stored.
         memory: bytes that the process will fill, at most.
         disk: bytes of activations in the store.
@@ -158,6 +199,7 @@ class Estimate:
     """
 
     first: float
+    slowest: float
     rerun: float
     memory: int
     disk: int
@@ -168,8 +210,9 @@ class Estimate:
 def estimate(stages: Sequence[StageFacts], work: Workload, times: Measured, *, int8: bool = False) -> Estimate:
     """Put measured seconds into the cost formula.
 
-    Start, sight of the pictures, one pass of the deepest trunk with decoding beside it and writing behind it, then
-    for every stage compiling and epochs, and the end. A rerun reads where a first run computes.
+    Start, sight of the pictures, one pass of the deepest trunk with decoding beside it and writing behind it, what is
+    made of pooled features (near-copies, the choice of a pooling, baselines), then for every stage solving, or
+    compiling and epochs, and the end. A rerun reads where a first run computes.
 
     Args:
         stages: in order.
@@ -188,31 +231,66 @@ def estimate(stages: Sequence[StageFacts], work: Workload, times: Measured, *, i
         (5.0, 1.0)
     """
     early = [stage for stage in stages if stage.has_trunk and not stage.late]
-    once = _pass(early, work, times, int8=int8)
+    looks = [_look(early, work, times)] if work.looks_first else []
+    once = _pass([*early, *looks], work, times, int8=int8)
     late = sum(_pass([stage], work, times, int8=int8) for stage in stages if stage.has_trunk and stage.late)
-    decoding = sum(work.rows * times.decode for stage in stages if not stage.has_trunk)
-    training = sum(_training(stage, work, times) for stage in stages)
-    compiling = sum(_compiling(stage, times) for stage in stages)
-    trying, trying_again = (sum(each) for each in zip(*(_trying(stage, work, times) for stage in stages), strict=True))
-    reading = _stored(early) * work.rows / times.read
+    trained = [stage for stage in stages if not stage.solved]
+    trying, trying_again = (
+        sum(each) for each in zip((0.0, 0.0), *(_trying(it, work, times) for it in trained), strict=True)
+    )
+    training = [_training(stage, work, times) for stage in trained]
     parts = {
         "start": times.start,
         "scan": work.pictures * times.scan,
         "trunk": once + late,
-        "decode": decoding,
-        "compile": compiling + trying,
-        "train": training,
-        "end": times.end,
+        "decode": sum(work.rows * times.decode for stage in stages if not stage.has_trunk),
+        "copies": work.pictures * times.copies if work.copies else 0.0,
+        "solve": _solving(stages, work, times),
+        "compile": sum(_compiling(stage, times) for stage in trained) + trying,
+        "train": sum(training),
+        "end": times.end + _proofs(stages) * times.proof,
     }
     first = sum(parts.values())
+    slower = sum(seconds * (_slowness(stage, times) - 1.0) for seconds, stage in zip(training, trained, strict=True))
+    reading = _stored([*early, *looks]) * work.rows / times.read
     return Estimate(
         first=first,
+        slowest=first + slower,
         rerun=first - parts["scan"] - once - trying + trying_again + reading,
         memory=_memory(stages, work, times),
-        disk=_stored(stages) * work.rows,
+        disk=_stored([*stages, *looks]) * work.rows,
         parts=parts,
-        measured=all(times.segments[name].measured for stage in stages for name in SEGMENTS if stage.tail[name] > 0),
+        measured=all(times.segments[name].measured for stage in trained for name in SEGMENTS if stage.tail[name] > 0),
     )
+
+
+def _look(stages: Sequence[StageFacts], work: Workload, times: Measured) -> StageFacts:
+    """The pass over all pictures before they are split, as a stage without a tail: features for each pooling."""
+    averaged = any(stage.tail["head"] > 0 and sum(stage.tail.values()) == stage.tail["head"] for stage in stages)
+    kept = [pool for pool in dict.fromkeys(("avg", *work.pools)) if not (pool == "avg" and averaged)]
+    features = sum(times.solve[pool].features for pool in kept if pool in times.solve)
+    tail = dict.fromkeys(SEGMENTS, 0.0)
+    return StageFacts("look", 0, 1, tail, True, False, _BYTES * features, 0, 0)
+
+
+def _solving(stages: Sequence[StageFacts], work: Workload, times: Measured) -> float:
+    """Heads that are solved: one for each pooling to choose from, one for a stage, one to set beside the result."""
+    rows = work.train * work.views
+    known = {pool: times.solve[pool] for pool in work.pools if pool in times.solve}
+    chosen = sum(each.of(work.train) for each in known.values()) if len(work.pools) > 1 else 0.0
+    stage = max((each.of(rows) for each in known.values()), default=0.0) * sum(stage.solved for stage in stages)
+    beside = times.solve["avg"].of(work.train) if work.copies and "avg" in times.solve else 0.0
+    return chosen + stage + beside
+
+
+def _proofs(stages: Sequence[StageFacts]) -> int:
+    """Fingerprints of the model: around every stage, and one more where a stage is trained."""
+    return sum(2 if stage.solved else 3 for stage in stages)
+
+
+def _slowness(stage: StageFacts, times: Measured) -> float:
+    """Of the tail's first segment: the threads that run it run what is behind it."""
+    return next((times.segments[name].slowness for name in SEGMENTS if stage.tail[name] > 0), 1.0)
 
 
 def trunk_seconds(stages: Iterable[StageFacts], times: Measured) -> float:
@@ -245,13 +323,15 @@ _COMPARED = 200
 
 
 def _training(stage: StageFacts, work: Workload, times: Measured) -> float:
-    """All epochs of a stage."""
+    """All epochs of a stage, those in which a learning rate is looked for, and its answers."""
     train = sum(stage.tail[name] * times.segments[name].train for name in SEGMENTS)
     validation = sum(stage.tail[name] * times.segments[name].validation for name in SEGMENTS)
     if not _is_held(stage, work):  # then every epoch reads again, beside the steps
         read = (stage.activation_bytes / times.read) if stage.has_trunk else times.decode
         train, validation = max(train, read), max(validation, read)
-    return stage.epochs * (work.train * train + work.validation * validation)
+    answers = 3 if stage.judged else 1  # at the end; before and after, too
+    epochs = (stage.epochs + stage.tried_epochs) * (work.train * train + work.validation * validation)
+    return epochs + stage.tried_steps * stage.batch_size * train + answers * work.validation * validation
 
 
 def _compiling(stage: StageFacts, times: Measured) -> float:
@@ -288,7 +368,7 @@ def _is_held(stage: StageFacts, work: Workload) -> bool:
 
 def _stored(stages: Iterable[StageFacts]) -> int:
     """Bytes per row in the store; stages with the same cut share their records."""
-    by_cut = {tuple(stage.tail[name] for name in SEGMENTS): stage for stage in stages if stage.has_trunk}
+    by_cut = {(stage.name == "look", *stage.tail.values()): stage for stage in stages if stage.has_trunk}
     return sum(stage.activation_bytes for stage in by_cut.values())
 
 
@@ -303,5 +383,7 @@ def _memory(stages: Sequence[StageFacts], work: Workload, times: Measured) -> in
     return times.memory + held + step
 
 
+# Of a feature that is kept for the choice of a pooling, in float16.
+_BYTES = 2
 # Of every number that trains: its gradient, Adam's two moments, the best value.
 _COPIES = 4

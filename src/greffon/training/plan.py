@@ -33,6 +33,8 @@ FEW = 800
 _NAMES = {segment: "all" if segment == "early" else segment for segment in SEGMENTS}
 _DEPTHS = ("head", "last-block", "conv5", "conv4", "all")
 _MORE_VIEWS = 4
+# Of a first run's time; where the slowest is within it, one figure is said.
+_ALIKE = 1.1
 _DURATION = re.compile(
     r"(?:(?P<h>\d+(?:\.\d+)?)\s*h(?:ours?)?)?\s*(?:(?P<m>\d+(?:\.\d+)?)\s*m(?:in(?:utes?)?)?)?\s*"
     r"(?:(?P<s>\d+(?:\.\d+)?)\s*s(?:ec(?:onds?)?)?)?"
@@ -49,6 +51,8 @@ class PlanRow:
         precision: of the trunk, `fp32` or `int8`.
         views: of each picture to learn from.
         first: seconds of a first run, at most: no stage ends early.
+        slowest: the same where all steps of the tail are slow: its threads one after another, as where another process
+            holds a processor.
         rerun: seconds of a run with another head or learning rate, on stored activations.
         memory: bytes that the process needs.
         disk: bytes of activations.
@@ -69,15 +73,24 @@ class PlanRow:
     measured: bool
     parts: dict[str, float]
     note: str = ""
+    slowest: float = 0.0
 
     @property
     def depth(self) -> int:
         """Place in the order of depth; a recipe's own rule stands with the head."""
         return _DEPTHS.index(self.name) if self.name in _DEPTHS else 0
 
+    @property
+    def lasts(self) -> str:
+        """The first run's time as text, as a range where it depends on the kind of steps."""
+        if self.slowest <= _ALIKE * self.first:
+            return duration(self.first)
+        return f"{duration(self.first)} to {duration(self.slowest)}"
+
     def to_dict(self) -> dict[str, Any]:
-        """By name, times in whole tenths of a second."""
-        values = asdict(self) | {"first": round(self.first, 1), "rerun": round(self.rerun, 1)}
+        """By name, times in tenths of a second."""
+        rounded = {name: round(getattr(self, name), 1) for name in ("first", "slowest", "rerun")}
+        values = asdict(self) | rounded
         return values | {"parts": {name: round(seconds, 2) for name, seconds in self.parts.items()}}
 
 
@@ -123,7 +136,7 @@ class Plan:
                 ("> " if row is self.choice else "") + row.name,
                 row.precision,
                 str(row.views),
-                about + duration(row.first),
+                about + row.lasts,
                 about + duration(row.rerun),
                 f"{row.memory / 1e9:.1f} GB",
                 f"{math.ceil(row.disk / 1e6)} MB",
@@ -133,6 +146,10 @@ class Plan:
     def remarks(self) -> list[str]:
         """What is to be read below the table."""
         remarks = [f"measured for {self.times.spent:.0f} s; no stage is taken to end early"]
+        if any(row.slowest > _ALIKE * row.first for row in self.rows):
+            remarks.append(
+                '"to": where something else keeps a processor busy, steps take as long as their threads one by one'
+            )
         if not all(row.measured for row in self.rows):
             remarks.append('"about": steps scaled from a shallower cut; --seconds gives measuring more time')
         return [*remarks, *self.left_out, *([self.why] if self.why else [])]
@@ -256,7 +273,8 @@ def choose(rows: Sequence[PlanRow], pictures: int, budget: float | None) -> tupl
             f"is usually as good as unfreezing more. {_called(best)} fits too ({duration(best.first)}): worth a try "
             "where classes differ in fine detail"
         )
-    return best, f"within {duration(budget)}: {_called(best)}, the deepest that fits, in {duration(best.first)}"
+    late = f"; up to {duration(best.slowest)} if the machine is busy otherwise" if best.slowest > budget else ""
+    return best, f"within {duration(budget)}: {_called(best)}, the deepest that fits, in {duration(best.first)}{late}"
 
 
 def _preference(row: PlanRow) -> tuple[int, bool, int]:
@@ -349,13 +367,17 @@ def _row(
 ) -> PlanRow:  # fmt: skip
     from greffon.frozen.activations import fits_memory
 
-    work = Workload(folder.train, folder.held_out, views, 3 * recipe.image_size**2, fits_memory)
+    work = Workload(
+        folder.train, folder.held_out, views, 3 * recipe.image_size**2, fits_memory,
+        pools=tuple(times.solve), copies=recipe.near_copies == "together",
+    )  # fmt: skip
     costs = estimate(facts, work, times, int8=precision == "int8")
     return PlanRow(
         name=name,
         precision=precision,
         views=views,
         first=costs.first,
+        slowest=costs.slowest,
         rerun=costs.rerun,
         memory=costs.memory,
         disk=costs.disk,

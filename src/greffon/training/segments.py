@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from greffon.frozen.cost import node_macs
 from greffon.frozen.cut import find_cut
 from greffon.frozen.graph import flatten
 from greffon.frozen.trunk import kept_dtypes
+from greffon.training import rate
 from greffon.training.estimate import SEGMENTS, StageFacts
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from greffon.frozen.cut import Cut
     from greffon.recipe import Recipe, Stage, Unfreeze
+
+# Epochs for which `rate.find_rate` tries each learning rate.
+_TRIED_EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,13 @@ class Anatomy:
 
     def facts(self, recipe: Recipe) -> list[StageFacts]:
         """Every stage of a recipe, as far as its cost goes."""
-        facts = []
+        facts: list[StageFacts] = []
         moved: set[int] = set()
         for stage in recipe.stages:
             cut = self.cut(stage)
             late = any(id(weight) in moved for layer in cut.trunk.layers for weight in layer.weights)
-            facts.append(self._facts(stage, cut, recipe.activations, late=late and cut.gains))
+            found = self._facts(stage, cut, recipe.activations, late=late and cut.gains)
+            facts.append(replace(found, **_looked_for(recipe, stage, first=not facts)))
             moved |= {id(weight) for layer in cut.tail.layers for weight in layer.weights}
         return facts
 
@@ -109,6 +114,15 @@ class Anatomy:
             trainable=sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables),
             step_bytes=4 * sum(int(np.prod(shape)) for shape in outputs),
         )
+
+
+def _looked_for(recipe: Recipe, stage: Stage, *, first: bool) -> dict[str, Any]:
+    """What a stage does beside or instead of its epochs."""
+    if recipe.solves(stage):
+        return {"solved": True}
+    epochs = len(rate.RATES) * min(_TRIED_EPOCHS, stage.epochs) if stage.learning_rate == "auto" else 0
+    steps = rate.STEPS if str(stage.learning_rate) == "range" else 0
+    return {"tried_epochs": epochs, "tried_steps": steps, "judged": stage.only_if_better and not first}
 
 
 def activation_bytes(cut: Cut, dtype: str) -> int:

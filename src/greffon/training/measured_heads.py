@@ -1,0 +1,101 @@
+"""Seconds of what is made of pooled features: solved heads, and the search for near-copies."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from greffon.backbone.parts import output_shape, split_parts
+from greffon.errors import DataError
+from greffon.evaluation.probe import solve
+from greffon.pictures.decode import decode
+from greffon.pictures.near import THUMBNAIL, near_duplicates
+from greffon.training.estimate import SolveTimes
+from greffon.training.pooling import to_compare
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import keras
+
+    from greffon.recipe import Recipe
+    from greffon.training.clock import Clock
+
+    Array = np.ndarray[Any, Any]
+
+# Pictures that a head is solved on at most; what more of them cost is scaled.
+_MOST = 600
+
+
+def compared_pools(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
+    """The poolings among which a training of this recipe chooses; the average where it does not."""
+    _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
+    return to_compare(recipe, (height or 1, width or 1))
+
+
+def measure_solving(
+    model: keras.Model, recipe: Recipe, features: Array, train: int, clock: Clock
+) -> dict[str, SolveTimes]:
+    """Solve a head on made-up pictures of the network's own features, once for each pooling.
+
+    Args:
+        model: grafted.
+        recipe: of the training.
+        features: of a few pictures, float32 (rows, d).
+        train: pictures to learn from.
+        clock: what it does not allow is scaled from the first.
+    """
+    classes = int(model.output_shape[-1])
+    channels = int(split_parts(model).backbone[-1].output.shape[-1])
+    pictures = min(max(train, 2 * classes), _MOST)
+    found: dict[str, SolveTimes] = {}
+    for pool in compared_pools(model, recipe):
+        count = channels * (int(pool[-1]) ** 2 if pool.startswith("grid") else 1)
+        first = next(iter(found.values()), None)
+        if first is None or clock.allows(2 * first.seconds):
+            seconds = _seconds_of_solving(features, (pictures, count, classes), several=recipe.head.output == "sigmoid")
+        else:
+            seconds = first.seconds * min(pictures, count) / min(pictures, first.features)
+        found[pool] = SolveTimes(pictures, count, seconds)
+    return found
+
+
+def _seconds_of_solving(features: Array, sizes: tuple[int, int, int], *, several: bool) -> float:
+    """Of pictures that lie about as far from their class's others as the pictures lie from one another."""
+    pictures, count, classes = sizes
+    random = np.random.default_rng(0)
+    known = np.resize(features, (len(features), count)) if features.shape[1] != count else features
+    labels = np.arange(pictures) % classes
+    noise = random.normal(scale=known.std(axis=0) + 1e-6, size=(pictures, count))
+    values = (known[labels % len(known)] + noise).astype(np.float32)
+    start = time.perf_counter()
+    solve(values, np.eye(classes)[labels], several_labels=several)
+    return time.perf_counter() - start
+
+
+def measure_copies(files: Sequence[Path], features: Array, clock: Clock) -> float:
+    """Seconds per picture of the search for near-copies, on some of the pictures."""
+    readable = [file for file in files if _thumbnail(file) is not None][: len(features)]
+    if len(readable) < 2:
+        return 0.0
+
+    def search() -> None:
+        near_duplicates(features[: len(readable)], lambda row: _grey(readable[row]))
+
+    return clock.repeat(search, share=0.05, most=2) / len(readable)
+
+
+def _grey(file: Path) -> Array:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(decode(file, THUMBNAIL, "stretch")).convert("L"))
+
+
+def _thumbnail(file: Path) -> Array | None:
+    try:
+        return _grey(file)
+    except DataError:
+        return None
