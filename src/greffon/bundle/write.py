@@ -7,6 +7,7 @@
 | contract.json | how a picture becomes the input, and the answers that every copy of the model gives for `probes/` |
 | probes/ | eight pictures of the network's input size |
 | README.md | a model card |
+| neighbours.npz | small pictures that were learned from, and what the model sees in them; none with `--no-pictures` |
 | calibration.json | what probabilities are corrected by, where that was found out |
 | classes.json | class names in the order of the outputs, and whether a picture may have several labels |
 | preprocessing.json | how a picture file becomes the model's input, and what the model does to it inside |
@@ -39,6 +40,7 @@ from greffon.bundle.card import model_card
 from greffon.bundle.contract import choose_pixels, write_contract
 from greffon.bundle.folder import check_out, new_folder
 from greffon.bundle.manifest import plain, write_json
+from greffon.bundle.neighbours import write_neighbours
 from greffon.bundle.onnx_form import keras_answers, onnx_form
 from greffon.bundle.portable import check_model
 from greffon.bundle.read import MODEL_ONNX
@@ -51,10 +53,11 @@ if TYPE_CHECKING:
     import keras
     import polars as pl
 
+    from greffon.bundle.neighbours import Neighbours
     from greffon.evaluation.calibration import Calibration
     from greffon.recipe import Recipe
 
-__all__ = ["BundleContents", "check_model", "check_out", "is_run", "weights_digest", "write_bundle"]
+__all__ = ["BundleContents", "check_model", "check_out", "is_run", "versions", "weights_digest", "write_bundle"]
 
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "onnx", "onnxruntime", "pillow", "polars")
 _SPLIT_COLUMNS = ("path", "hash", "label", "split")
@@ -82,6 +85,8 @@ class BundleContents:
         pictures: the folder that relative paths of the validation table start from: eight of those pictures, made as
             small as the network's input, are kept as probe pictures. None: none of the user's pictures is kept, and
             the probe pictures are rendered ones.
+        neighbours: small copies of pictures that were learned from, and what the model sees in them; None: no
+            picture of the user's is kept, or the model gives no features.
     """
 
     model: keras.Model
@@ -96,6 +101,7 @@ class BundleContents:
     notes: Sequence[str] = ()
     calibration: Calibration | None = None
     pictures: str | Path | None = None
+    neighbours: Neighbours | None = None
 
 
 def write_bundle(
@@ -137,6 +143,8 @@ def write_bundle(
         write_json(place / "freeze.json", _freeze(contents.model))
         if contents.calibration is not None:
             write_json(place / "calibration.json", contents.calibration)
+        if contents.neighbours is not None:
+            write_neighbours(place, contents.neighbours, several_labels=several)
         why_no_onnx = _write_answers(place, contents, names, several=several)
         record = _record(contents, notes, why_no_onnx)
         write_json(place / "run.json", record)
@@ -254,9 +262,21 @@ def _freeze(model: Any) -> dict[str, Any]:
     return {"rules": getattr(model, "greffon_freeze", None), "state": trainable_state(model)}
 
 
-def _record(contents: BundleContents, notes: list[str], why_no_onnx: str) -> dict[str, Any]:
+def versions() -> dict[str, str]:
+    """Of what a run is made with, for its record: Greffon, Python, the machine, Keras' backend, packages."""
     import keras
 
+    return {
+        "greffon": greffon.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "keras_backend": keras.backend.backend(),
+        **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
+    }
+
+
+def _record(contents: BundleContents, notes: list[str], why_no_onnx: str) -> dict[str, Any]:
     if contents.recipe.head.layer is not None:
         notes.append("The head was a layer given in Python, so recipe.yaml alone cannot repeat this training")
     return {
@@ -264,14 +284,7 @@ def _record(contents: BundleContents, notes: list[str], why_no_onnx: str) -> dic
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "notes": list(dict.fromkeys(notes)),
         **({"why_no_onnx": why_no_onnx} if why_no_onnx else {}),
-        "versions": {
-            "greffon": greffon.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "machine": platform.machine(),
-            "keras_backend": keras.backend.backend(),
-            **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
-        },
+        "versions": versions(),
         "weights_source": getattr(contents.model, "greffon_weights", None),
         "weights_sha256": weights_digest(contents.model),
     }

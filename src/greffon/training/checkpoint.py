@@ -27,6 +27,10 @@ _ARRAY = "array of this file"  # stands in the tree for an array, with its name
 _TREE = "state"
 
 
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read, or is not of this training."""
+
+
 @runtime_checkable
 class Stateful(Protocol):
     """Something that a training changes and that is not a variable of its tail, optimizer or metrics."""
@@ -81,10 +85,10 @@ class Parts:
         """Give each of them its own.
 
         Raises:
-            InputError: there are others than when it was saved.
+            CheckpointError: there are others than when it was saved.
         """
         if set(state) != set(self._parts):
-            raise InputError(
+            raise CheckpointError(
                 f"the checkpoint is of a training with {', '.join(sorted(state))}, this one has "
                 f"{', '.join(sorted(self._parts))}: another version of Greffon wrote it. Train again with --overwrite"
             )
@@ -122,7 +126,7 @@ def load_state(file: str | Path) -> State:
     """Read what `save_state` wrote.
 
     Raises:
-        InputError: it cannot be read.
+        CheckpointError: it cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -131,7 +135,7 @@ def load_state(file: str | Path) -> State:
             tree = json.loads((opened.metadata() or {})[_TREE])
             return dict(_with_arrays(tree, opened))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"checkpoint {file} cannot be read: {error}") from None
+        raise CheckpointError(f"checkpoint {file} cannot be read: {error}") from None
 
 
 def write_durably(file: Path, content: bytes) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from greffon.backbone.parts import output_shape, split_parts
 from greffon.pictures.split import group_numbers, to_split
+from greffon.training.choices import Choices
 from greffon.training.near_copies import NearCopies, find_near_copies
 from greffon.training.planned import Planned
 from greffon.training.pooling import to_compare
 from greffon.training.samples import samples_to_split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import keras
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from greffon.pictures.resize import ResizeRule
     from greffon.recipe import Pool, Recipe
     from greffon.training.progress import Reporter
+
+    Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def look_first(
     *,
     reporter: Reporter,
     notes: list[str],
+    choices: Choices | None = None,
 ) -> FirstPass | None:
     """Run the trunk over all pictures that are to be split; None where the recipe asks for nothing of that.
 
@@ -65,6 +69,7 @@ def look_first(
         store: where activations are kept.
         reporter: told what happens.
         notes: what the user should know afterwards.
+        choices: what was or will be chosen by timing.
 
     Raises:
         GoneBadError: pictures cannot be read any more.
@@ -74,12 +79,30 @@ def look_first(
     together = recipe.near_copies == "together"
     if not together and len(pools) == 1:
         return None
-    planned = Planned(model, recipe, samples_to_split(catalog, recipe.image_size, resize), store, reporter, notes)
+    samples = samples_to_split(catalog, recipe.image_size, resize)
+    planned = Planned(model, recipe, samples, store, reporter, notes, choices or Choices())
     features = planned.with_features(pools)
     if not together:
         return FirstPass(planned, features, None)
     with reporter.bar("looking for near-copies", total=None):
         return FirstPass(planned, features, find_near_copies(catalog, features["avg"]))
+
+
+def features_of_sides(first: FirstPass, catalog: Catalog, side: str = "train") -> Callable[[Array], Array] | None:
+    """What gives averaged features of some pictures of a side, by their place in it; None where there are none.
+
+    Args:
+        first: of these pictures.
+        catalog: split.
+        side: train or val.
+    """
+    averaged = first.features.get("avg")
+    if averaged is None:
+        return None
+    frame = to_split(catalog)
+    rows = dict(zip(frame["path"].to_list(), range(len(frame)), strict=True))
+    places = np.array([rows[path] for path in catalog.side(side)["path"].to_list()], np.int64)
+    return lambda chosen: averaged.gather(places[chosen])[0]
 
 
 def set_beside(

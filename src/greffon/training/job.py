@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.write import BundleContents, check_model, check_out, write_bundle
+from greffon.errors import GreffonError
 from greffon.pictures.quality import crop_note
 from greffon.pictures.quarantine import load_manifest, obey
 from greffon.pictures.skipped import Skipped
 from greffon.pictures.split import apply_split, read_split, split
 from greffon.recipe import Recipe
+from greffon.training.checkpoint import CheckpointError
+from greffon.training.interrupts import Interrupts
+from greffon.training.partial import EVERY, Partial
 from greffon.training.pooling import choose_pool
 from greffon.training.progress import ConsoleReporter, Reporter, duration
 from greffon.training.samples import GoneBadError, without
 from greffon.training.start import Start, build_backbone, find_start, graft_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from greffon.pictures.catalog import Catalog
     from greffon.pictures.sources.columns import Columns
     from greffon.recipe import Pool
+    from greffon.training.choices import Choices
     from greffon.training.first_pass import FirstPass
     from greffon.training.near_copies import NearCopies
     from greffon.training.stages import StageResult, Stages
@@ -90,7 +96,7 @@ class Run:
         return [*lines, f"run {self.path}"]
 
 
-def train(
+def train(  # noqa: PLR0913 - all but the first are options, by keyword only
     data: Any,
     *,
     out: str | Path,
@@ -100,6 +106,8 @@ def train(
     manifest: str | Path | None = None,
     reporter: Reporter | None = None,
     overwrite: bool = False,
+    checkpoint_every: float | None = EVERY,
+    pictures: bool = True,
 ) -> Run:
     """Train a classifier on labelled pictures.
 
@@ -114,7 +122,11 @@ def train(
         split: a written split (`split.parquet` of a run, or JSON), to put every picture on the side where it was.
         manifest: a table of findings with the user's decisions, as `greffon check` writes it.
         reporter: told what happens; by default the console.
-        overwrite: whether an earlier run there may be replaced.
+        overwrite: whether an earlier run there may be replaced, and an interrupted training given up.
+        checkpoint_every: seconds between two checkpoints in `OUT.partial`, which `greffon.resume` goes on from,
+            whatever ends this process; more where writing one takes long. None: no checkpoints.
+        pictures: whether the run may hold small copies of some of the pictures: eight as probes, and up to 1,000
+            thumbnails with what the network sees in them. False: its probes are rendered ones.
 
     Returns:
         The run. `run.load()` predicts with it; `model.keras` in its folder opens with plain Keras.
@@ -123,6 +135,7 @@ def train(
         InputError: an option, the weights or the output folder cannot be used.
         DataError: the pictures cannot be learned from as they are.
         CheckFailedError: something frozen moved.
+        InterruptedTraining: Ctrl-C or SIGTERM; a checkpoint was written if the training had come so far.
 
     Example:
         >>> import greffon, tempfile
@@ -137,18 +150,42 @@ def train(
     place = check_out(out, overwrite=overwrite)
     recipe = recipe or Recipe()
     start = find_start(recipe.weights)
-    job = _Job(recipe, start, reporter or ConsoleReporter(), split)
-    return job.run(job.read(data, columns, manifest), place, overwrite=overwrite)
+    asked = _asked(data, recipe, columns, split, manifest) | {"overwrite": overwrite, "pictures": pictures}
+    partial = None
+    if checkpoint_every is not None:
+        partial = Partial.create(place, asked, overwrite=overwrite, every=checkpoint_every)
+    job = Job(recipe, start, reporter or ConsoleReporter(), split, partial=partial)
+    job.asked = asked
+    with job.may_be_interrupted(place):
+        return job.run(job.read(data, columns, manifest), place, overwrite=overwrite)
 
 
-class _Job:
-    """One training."""
+class Job:
+    """One training.
 
-    def __init__(self, recipe: Recipe, start: Start, reporter: Reporter, written: str | Path | None) -> None:
+    Args:
+        recipe: every option.
+        start: the weights.
+        reporter: told what happens.
+        written: a written split.
+        partial: where checkpoints go, and where an interrupted training left them; None: there are none.
+        choices: what an earlier training chose by timing.
+    """
+
+    def __init__(
+        self, recipe: Recipe, start: Start, reporter: Reporter, written: str | Path | None, *,
+        partial: Partial | None = None, choices: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.start, self.reporter, self.written = recipe, start, reporter, written
+        self.partial, self.known_choices = partial, choices
+        self.interrupts = Interrupts()
+        self.asked: dict[str, Any] = {}
         self.notes: list[str] = []
+        if partial is not None:
+            partial.warn = self.note
         self._chosen: dict[str, Any] = {}
         self._beside: Callable[[Measures], Baselines] | None = None
+        self._features: Callable[[Array], Array] | None = None
         self._began = time.perf_counter()
 
     def read(self, data: Any, columns: Columns | None, manifest: str | Path | None) -> Catalog:
@@ -156,21 +193,57 @@ class _Job:
         from greffon.pictures.sources.choose import catalog_of
 
         with self.reporter.bar("reading pictures", total=None) as advance:
-            catalog = catalog_of(data, columns=columns, advance=advance)
+            found = catalog = catalog_of(data, columns=columns, advance=advance)
         if manifest is not None:
             frame, notes = obey(catalog.frame, load_manifest(manifest))
             catalog = _decided(catalog, frame)
             for note in notes:
-                self._note(note)
+                self.note(note)
         for what, frame in (("cannot be used and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
             if len(frame):
-                self._note(f"{len(frame)} files {what}:{_listed(frame)}")
+                self.note(f"{len(frame)} files {what}:{_listed(frame)}")
         self._note_warnings(catalog)
         if catalog.several_labels and self.recipe.head.output != "sigmoid":
+            self.note("pictures may have several labels: the head has a sigmoid for each class, not one softmax")
+        self._keep(found, catalog)
+        return self.prepared(catalog)
+
+    def prepared(self, catalog: Catalog) -> Catalog:
+        """What there is to do before the training with pictures that were read, now or earlier."""
+        if catalog.several_labels and self.recipe.head.output != "sigmoid":
             self.recipe = self.recipe.replace(head=self.recipe.head.replace(output="sigmoid"))
-            self._note("pictures may have several labels: the head has a sigmoid for each class, not one softmax")
         self._side(catalog, ())  # too few pictures are found out before the trunk runs
         return catalog
+
+    def _keep(self, found: Catalog, used: Catalog) -> None:
+        """Keep what a resumed training needs of the pictures."""
+        if self.partial is None:
+            return
+        from greffon.training.kept_pictures import keep_catalog
+
+        keep_catalog(self.partial, found, used, self.notes)
+        if self.written is not None:
+            self.partial.write_frame("split", read_split(self.written))
+
+    @contextmanager
+    def may_be_interrupted(self, out: Path) -> Iterator[None]:
+        """Around the training: whatever ends it, what there is to go on from stays, and nothing else."""
+        try:
+            with self.interrupts.watched():
+                yield
+        except GreffonError as error:
+            if self.partial is not None and not isinstance(error, CheckpointError):
+                self.partial.discard()  # it would end there again
+            raise
+        except KeyboardInterrupt:
+            if self.partial is not None:
+                self.reporter.warn(f"interrupted; go on with greffon train --resume {out} (greffon.resume)")
+            raise
+        finally:
+            if self.partial is not None:
+                self.partial.release()
+        if self.partial is not None:
+            self.partial.discard()
 
     def _note_warnings(self, catalog: Catalog) -> None:
         """What the scan found odd, counted; `greffon check` shows the pictures."""
@@ -183,7 +256,7 @@ class _Job:
         )
         if kinds:
             counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-            self._note(f"pictures worth a look (greffon check shows them): {counts}")
+            self.note(f"pictures worth a look (greffon check shows them): {counts}")
 
     def run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         """Train; again without them where pictures go bad meanwhile, which costs little: the rest is stored."""
@@ -195,13 +268,29 @@ class _Job:
             except GoneBadError as bad:
                 catalog = without(catalog, bad, skipped)
                 self.notes = list(before)
-                self._note(skipped.note())
+                self._begins_anew(catalog)
+                self.note(skipped.note())
+
+    def _begins_anew(self, catalog: Catalog) -> None:
+        """With fewer pictures: what was kept of the stages is of others."""
+        if self.partial is not None:
+            self.partial.forget()
+            self.partial.write_frame("catalog", catalog.frame)
+
+    def _choices(self) -> Choices:
+        from greffon.training.choices import Choices
+
+        if self.partial is None:
+            return Choices(self.known_choices)
+        kept = self.partial
+        return Choices(kept.read_json("choices"), lambda chosen: kept.write_json("choices", chosen))
 
     def _run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         import keras
 
-        from greffon.training.first_pass import look_first, set_beside
+        from greffon.training.first_pass import features_of_sides, look_first, set_beside
         from greffon.training.samples import samples_of
+        from greffon.training.stage_memory import Memory
         from greffon.training.stages import Stages
 
         recipe = self.recipe
@@ -214,9 +303,11 @@ class _Job:
             self.reporter.note(note)
         resize = preprocessing.resize if recipe.resize == "auto" else recipe.resize
         if resize == "crop" and (lost := crop_note(catalog.ok.select("path", "width", "height").iter_rows())):
-            self._note(lost)
-        store = self._store()
-        first = look_first(model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes)
+            self.note(lost)
+        store, choices = self._store(), self._choices()
+        first = look_first(
+            model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes, choices=choices
+        )
         catalog = self._split(catalog, first.near if first else None)
         together = first.near.together if first and first.near else []
         pool = self._pool(first, catalog, together)
@@ -229,8 +320,12 @@ class _Job:
         )
         self._warn_of_flatten(model, len(samples.train))
         earlier = first.planned if first else None
-        stages = Stages(model, recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier)
+        stages = Stages(
+            model, recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier, choices=choices,
+            memory=Memory(model, self.partial, self.interrupts),
+        )  # fmt: skip
         results, probabilities = stages.run()
+        self._features = features_of_sides(first, catalog) if first else None
         if first is not None and first.near is not None:
             self._beside = lambda measures: set_beside(
                 first, catalog, together, several=self._several, measures=measures
@@ -255,7 +350,7 @@ class _Job:
         catalog = self._side(catalog, near.together if near else ())
         sides = dict(catalog.ok.select("hash", "split").iter_rows())
         for note in (*catalog.notes, *(near.notes(sides) if near else ())):
-            self._note(note)
+            self.note(note)
         counts = {side: len(catalog.side(side)) for side in ("train", "val", "test")}
         test = f"; {counts['test']} in test/ are not touched" if counts["test"] else ""
         self.reporter.note(
@@ -280,7 +375,7 @@ class _Job:
 
         warning = flatten_warning(model, pictures)
         if warning:
-            self._note(warning)
+            self.note(warning)
 
     def _finish(
         self, out: Path, overwrite: bool, model: Any, catalog: Catalog, resize: Any, results: Sequence[StageResult],
@@ -315,14 +410,37 @@ class _Job:
             split=catalog.frame,
             history=pl.DataFrame([row for result in results for row in result.history]),
             validation=table,
-            record={**summary, "stages": [result.to_dict() for result in results]},
+            record={
+                **summary,
+                "stages": [result.to_dict() for result in results],
+                "choices": stages.choices.to_dict(),
+                "training": self._origin(),
+            },
             notes=self.notes,
             calibration=calibration,
+            **self._kept(model, catalog, stages),
         )
         path = write_bundle(out, contents, overwrite=overwrite, if_taken="beside")
         run = Run(path, measures, summary, beside)
         self.reporter.summary(run)
         return run
+
+    def _kept(self, model: Any, catalog: Catalog, stages: Stages) -> dict[str, Any]:
+        """What the run holds of the pictures themselves."""
+        if not self.asked.get("pictures", True) or stages.end is None:
+            return {}
+        from greffon.training.neighbours import neighbours_of
+
+        paths = catalog.side("train")["path"].to_list()
+        near = neighbours_of(model, *stages.end, stages.samples, paths, before=self._features)
+        return {"pictures": catalog.root, "neighbours": near}
+
+    def _origin(self) -> dict[str, Any]:
+        """For the record: where the pictures came from, and what happened to this training."""
+        kept = self.partial
+        more = {} if kept is None else {"id": kept.job["id"], "resumed": kept.job.get("resumed", 0)}
+        cost = {} if kept is None else {"checkpoints": kept.writes, "checkpoint_seconds": round(kept.seconds, 3)}
+        return {"data": self.asked.get("data"), "columns": self.asked.get("columns"), **more, **cost}
 
     def _summary(
         self, measures: Measures, catalog: Catalog, results: Sequence[StageResult], stages: Stages
@@ -351,9 +469,26 @@ class _Job:
             "notes": list(self.notes),
         }
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Something that the user should know, now and of the run."""
         self.notes.append(text)
         self.reporter.warn(text)
+
+
+def _asked(
+    data: Any, recipe: Recipe, columns: Columns | None, split: str | Path | None, manifest: str | Path | None
+) -> dict[str, Any]:  # fmt: skip
+    """What a training was asked for, as JSON takes it."""
+    from greffon.training.kept_pictures import columns_to_json, place_of
+
+    return {
+        "data": place_of(data),
+        "columns": columns_to_json(columns),
+        "recipe": recipe.model_dump(mode="json"),
+        "own_layer": recipe.head.layer is not None,
+        "split": place_of(split),
+        "manifest": place_of(manifest),
+    }
 
 
 def _decided(catalog: Catalog, frame: pl.DataFrame) -> Catalog:

@@ -10,7 +10,6 @@ from greffon.backbone.freeze import freeze
 from greffon.backbone.head import pool_layers
 from greffon.backbone.parts import split_parts
 from greffon.frozen.activations import Activations
-from greffon.frozen.build import build_engine
 from greffon.frozen.cost import known_speed, macs, remember_speed
 from greffon.frozen.cut import Cut, find_cut
 from greffon.frozen.even import at_even_positions
@@ -18,6 +17,7 @@ from greffon.frozen.feature_augment import augments_features, check_pooled, is_p
 from greffon.frozen.graph import flatten, with_calls
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
+from greffon.training.choices import Choices
 from greffon.training.samples import PictureRows
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Planned:
         store: where activations are kept; None: nowhere.
         reporter: told what happens.
         notes: what the user should know afterwards.
+        choices: what was or will be chosen by timing.
         work: what the frozen part cost.
     """
 
@@ -119,6 +120,7 @@ class Planned:
     store: ActivationStore | None
     reporter: Reporter
     notes: list[str]
+    choices: Choices = field(default_factory=Choices)
     work: TrunkWork = field(init=False)
     _known: int = field(init=False, repr=False, default=0)
     _graph: FlatGraph = field(init=False, repr=False)
@@ -227,7 +229,9 @@ class Planned:
             remember_speed(engine.name, self.work.speed)
 
     def _engine(self, graph: FlatGraph) -> Engine:
-        return build_engine(graph, precision=self.work.precision, calibration=self._calibration, pictures=self._missing)
+        return self.choices.engine(
+            graph, pictures=self._missing, precision=self.work.precision, calibration=self._calibration
+        )
 
     def _calibration(self) -> list[Array]:
         return list(self.samples.load(self.samples.train[:_CALIBRATION]))

@@ -11,28 +11,32 @@ import keras
 import numpy as np
 
 from greffon.backbone.freeze import freeze
-from greffon.backbone.proof import examine, fingerprint
+from greffon.backbone.proof import FreezeProof, examine, fingerprint
 from greffon.errors import CheckFailedError, InputError
 from greffon.frozen.activations import Activations
 from greffon.frozen.cost import macs
 from greffon.frozen.feature_augment import FeatureAugment, augments_features, is_pooled
 from greffon.frozen.trunk import DoesNotFitFloat16
 from greffon.training.balance import balanced_rows, balanced_weights
-from greffon.training.feed import RowFeed
+from greffon.training.choices import Choices
 from greffon.training.int8 import Agreement, Compared, probabilities
 from greffon.training.mixed import is_wanted, mixed_precision
+from greffon.training.optimizers import constant_rate, pretrained_values
+from greffon.training.ordered import StageFeed
 from greffon.training.planned import Planned, TrunkWork
+from greffon.training.practice import callbacks_of, finish, mixing_of, notes_on
 from greffon.training.rate import find_rate
 from greffon.training.solved import SURE_ENOUGH, improvement, picture_losses, solve_head
+from greffon.training.stage_memory import Memory, stage_memory
 from greffon.training.stage_tail import StageTail, can_fill_up, compile_stage, xla_pays
-from greffon.training.watch import StageWatch
+from greffon.training.watch import StageWatch, tell_again
 
 if TYPE_CHECKING:
-    from greffon.backbone.proof import FreezeProof
     from greffon.backbone.table import FreezeTable
     from greffon.frozen.cut import Cut
     from greffon.frozen.store import ActivationStore
     from greffon.recipe import Recipe, Stage
+    from greffon.training.checkpoint import State
     from greffon.training.planned import StagePlan
     from greffon.training.progress import Reporter
     from greffon.training.samples import Samples
@@ -109,6 +113,9 @@ class Stages:
         out_of_fold: where the model is a solved head, the probabilities of its training pictures by heads that have not
             seen them, and their targets; see `calibrate`.
         earlier: a pass that brought these pictures' activations into the store, before they were split.
+        choices: what was or will be chosen by timing.
+        end: where the last stage was cut, and what passes there, by row; once the stages have run.
+        memory: what an interrupted training had done, and where checkpoints go; None: they are not written.
     """
 
     model: keras.Model
@@ -119,11 +126,22 @@ class Stages:
     notes: list[str] = field(default_factory=list)
     agreement: Agreement | None = None
     earlier: Planned | None = None
+    choices: Choices = field(default_factory=Choices)
+    memory: Memory | None = None
     out_of_fold: tuple[Array, Array] | None = field(default=None, init=False)
+    end: tuple[Cut, Any] | None = field(default=None, init=False)
     _planned: Planned = field(init=False, repr=False)
+    _memory: Memory = field(init=False, repr=False)
+    _pretrained: dict[int, Array] = field(init=False, repr=False, default_factory=dict)
+    _practice: list[Any] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._planned = Planned(self.model, self.recipe, self.samples, self.store, self.reporter, self.notes)
+        self._memory = self.memory or Memory(self.model)
+        if any(stage.l2_sp for stage in self.recipe.stages):
+            self._pretrained = pretrained_values(self.model) | self._memory.overwritten
+        self._planned = Planned(
+            self.model, self.recipe, self.samples, self.store, self.reporter, self.notes, self.choices
+        )
         if self.earlier:
             self._planned.goes_on_from(self.earlier)
 
@@ -150,7 +168,7 @@ class Stages:
         results = []
         for index, plan in enumerate(plans):
             try:
-                results.append(self._run_stage(index, plan))
+                results.append(self._recalled(index, plan) or self._remembered(index, plan))
             except DoesNotFitFloat16:  # of a stage whose trunk an earlier one moved, or that nothing could hold
                 raise InputError(
                     f"stage {plan.stage.name!r}: an activation is beyond the range of float16; train with "
@@ -159,7 +177,56 @@ class Stages:
             last = plan.source
             if index < len(plans) - 1:
                 plan.source = None  # gives the memory back
-        return results, self._answers(plans[-1], last)
+        source = self._filled(plans[-1]) if last is None else last
+        self.end = plans[-1].cut, source
+        return results, self._answers(plans[-1], source)
+
+    def _filled(self, plan: StagePlan) -> Any:
+        """The source of a stage whose trunk an earlier stage moved, now that it stands still."""
+        source = self._planned.source(plan.cut)
+        if isinstance(source, Activations):
+            self._planned.fill([source])
+        return source
+
+    # --- a stage in a training that may be interrupted ---
+
+    def _remembered(self, index: int, plan: StagePlan) -> StageResult:
+        """Run a stage, and keep what it did."""
+        before = len(self.notes)
+        self._memory.begin()
+        result = self._run_stage(index, plan)
+        state = {
+            "rows": result.history,
+            "best": result.best,
+            "proof": result.proof.to_dict(),
+            "seconds": result.seconds,
+            "xla": result.xla,
+            "more": result.more,
+            "notes": self.notes[before:],
+            "out_of_fold": None if self.out_of_fold is None else list(self.out_of_fold),
+        }
+        self._memory.finish(state, plan.cut)
+        return result
+
+    def _recalled(self, index: int, plan: StagePlan) -> StageResult | None:
+        """What a stage did that ran before the training was interrupted; its weights are in the model already."""
+        if index >= len(self._memory.finished):
+            return None
+        state, stage = self._memory.finished[index], plan.stage
+        table = freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
+        self.reporter.stage(stage.name, index + 1, len(self.recipe.stages), table.compact())
+        tell_again(state["rows"], stage, self.reporter)
+        for note in state["notes"]:
+            self._note(note)
+        held_out = state["out_of_fold"]
+        self.out_of_fold = None if held_out is None else (held_out[0], held_out[1])
+        proof = {name: value for name, value in state["proof"].items() if name != "holds"}
+        proof["changed"] = tuple(proof["changed"])
+        where = plan.cut.where if plan.cut.trunk.nodes else ""
+        return StageResult(
+            stage, table, where, state["rows"], state["best"], FreezeProof(**proof), state["seconds"],
+            macs(plan.cut.trunk), state["xla"], state["more"],
+        )  # fmt: skip
 
     # --- a stage ---
 
@@ -167,11 +234,13 @@ class Stages:
         stage = plan.stage
         table = freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
         if plan.source is None:
-            plan.source = self._planned.source(plan.cut)
-            if isinstance(plan.source, Activations):
-                self._planned.fill([plan.source])
+            plan.source = self._filled(plan)
         self.reporter.stage(stage.name, index + 1, len(self.recipe.stages), table.compact())
-        compile_stage(self.model, stage, several_labels=self._several)
+        compile_stage(
+            self.model, stage, several_labels=self._several, steps=self._steps(stage), pretrained=self._pretrained
+        )
+        for note in notes_on(stage, plan.cut.shapes):
+            self._note(note)
         seed = self.recipe.seed + index
         if stage.optimizer == "lbfgs" and not self.recipe.solves(stage):
             self.reporter.note(f"{stage.name}: the head is not linear, so it is trained with adam and not solved")
@@ -209,16 +278,16 @@ class Stages:
         """Train by steps; take it back where it does not help and the stage asks for that."""
         stage, before = plan.stage, fingerprint(self.model)
         judged = stage.only_if_better and index > 0
-        losses = self._validation_losses(plan) if judged else None
+        losses = self._validation_losses(plan) if judged or stage.carry_best else None
         with mixed_precision(plan.cut.tail, wanted=is_wanted(self.recipe.mixed_precision)):
-            tail, watch, rate = self._train(plan, seed)
+            tail, watch, more = self._train(plan, seed, losses)
         self._check_finite(watch)
         # Before the best weights come back: those of the first epoch could be the ones that it began with.
         proof = examine(self.model, before)
         if stage.keep_best:
             watch.restore_best()
-        more: dict[str, Any] = {} if rate is None else {"chosen_learning_rate": rate}
-        if losses is not None:
+        more |= finish(self._practice, lambda: float(self._validation_losses(plan).mean()))
+        if judged and losses is not None:
             more |= self._judge(plan, losses, watch, seed)
         if more.get("kept", True):
             self.out_of_fold = None
@@ -245,19 +314,35 @@ class Stages:
             )
         return {"kept": kept, "better_in_resamples": round(share, 4)}
 
-    def _train(self, plan: StagePlan, seed: int) -> tuple[StageTail, StageWatch, float | None]:
-        """The tail that was trained, what watched it, and the learning rate where it was searched for."""
+    def _train(self, plan: StagePlan, seed: int, losses: Array | None) -> tuple[StageTail, StageWatch, State]:
+        """The tail that was trained, what watched it, and what was found out about the learning rate."""
         tail, feeds = self._tail_and_feeds(plan, seed)
-        rate = find_rate(tail, plan.stage, feeds, seed=seed) if plan.stage.learning_rate == "auto" else None
-        if rate is not None:
-            self.reporter.note(f"{plan.stage.name}: learning rate {rate:g}, the best of a few in two epochs each")
+        inside = self._memory.take_inside()
+        found = self._found_rate(tail, plan, feeds, seed) if inside is None else dict(inside["rate"])
         keras.utils.set_random_seed(seed)
         watch = StageWatch(plan.stage, self.reporter, list(tail.weights))
-        tail.train_on(
-            feeds["train"](), validation_data=feeds["validation"](), callbacks=[watch], epochs=plan.stage.epochs,
-            verbose=0, steps=None,
-        )  # fmt: skip
-        return tail, watch, rate
+        if plan.stage.carry_best and losses is not None:
+            watch.carry(float(losses.mean()))
+        self._practice = callbacks_of(plan.stage, list(tail.weights))
+        feed, callbacks = feeds["train"](), [watch, *self._practice]
+        keeps = stage_memory(self._memory, tail, plan.cut, feed, callbacks, found)
+        if inside is not None:
+            keeps.restore(inside)
+        with keeps.training(plan.stage.epochs):
+            tail.train_on(
+                feed, validation_data=feeds["validation"](), callbacks=[*callbacks, keeps], epochs=plan.stage.epochs,
+                initial_epoch=keeps.epoch, verbose=0, steps=None,
+            )  # fmt: skip
+        return tail, watch, found
+
+    def _found_rate(self, tail: StageTail, plan: StagePlan, feeds: dict[str, Any], seed: int) -> State:
+        """The learning rate that suits, where it is to be searched for; what to write down of it."""
+        if not isinstance(plan.stage.learning_rate, str):
+            return {}
+        with constant_rate(tail.optimizer):
+            found = find_rate(tail, plan.stage, feeds, seed=seed)
+        self.reporter.note(f"{plan.stage.name}: {found}")
+        return found.to_dict()
 
     def _tail_and_feeds(self, plan: StagePlan, seed: int) -> tuple[StageTail, dict[str, Any]]:
         """The tail, with XLA or without, and what makes the batches that suit it."""
@@ -265,19 +350,24 @@ class Stages:
         fills_up = can_fill_up(plan.cut.tail)
         shown, weights = self._balanced()
 
-        def feed(rows: Array, *, xla: bool, shuffle: bool, weights: Array | None = None) -> RowFeed:
+        def feed(rows: Array, *, xla: bool, shuffle: bool, weights: Array | None = None) -> StageFeed:
             first = rows.reshape(len(rows), -1)[:, 0]
-            return RowFeed(
+            return StageFeed(
                 plan.source, rows=rows, y=samples.targets[first], sample_weight=weights, batch_size=stage.batch_size,
                 shuffle=shuffle, seed=seed, fill_up=xla and fills_up,
             )  # fmt: skip
 
         def tail(xla: bool) -> StageTail:
-            return StageTail(self.model, plan.cut, jit_compile=xla, augment=self._feature_augment(plan.cut, seed))
+            return StageTail(
+                self.model, plan.cut, jit_compile=xla, augment=self._feature_augment(plan.cut, seed),
+                smoothing=stage.label_smoothing, mixing=mixing_of(stage, plan.cut.shapes, seed=seed),
+            )  # fmt: skip
 
         train = partial(feed, samples.views[shown], weights=weights, shuffle=True)
         batches = -(-len(shown) // stage.batch_size)
-        xla = xla_pays(tail, lambda xla: train(xla=xla), steps=batches * stage.epochs)
+        xla = self.choices.xla(
+            stage.name, lambda: xla_pays(tail, lambda xla: train(xla=xla), steps=batches * stage.epochs)
+        )
         feeds = {
             "train": partial(train, xla=xla),
             "validation": partial(feed, samples.validation, xla=xla, shuffle=False),
@@ -291,6 +381,10 @@ class Stages:
         if self.recipe.sampling == "balanced":
             shown = balanced_rows(targets, seed=self.recipe.seed)
         return shown, balanced_weights(targets[shown]) if self.recipe.class_weight == "balanced" else None
+
+    def _steps(self, stage: Stage) -> int:
+        """Batches of an epoch."""
+        return -(-len(self._balanced()[0]) // stage.batch_size)
 
     def _feature_augment(self, cut: Cut, seed: int) -> FeatureAugment | None:
         recipe = self.recipe

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from greffon.training.schedule import rate_of_epoch
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from greffon.recipe import Stage
     from greffon.training.progress import Reporter
@@ -53,7 +55,7 @@ class StageWatch(keras.callbacks.Callback):
         """Note the epoch down; keep its weights if it is the best one; stop when none was better for too long."""
         values = {name: float(value) for name, value in (logs or {}).items()}
         number = epoch + 1
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        rate = rate_of_epoch(self.model.optimizer, epoch)
         self.rows.append({"stage": self.stage.name, "epoch": number, "learning_rate": rate, **values})
         loss = values["val_loss"]
         better = loss < self._lowest
@@ -68,6 +70,29 @@ class StageWatch(keras.callbacks.Callback):
         elif self.stage.patience is not None and number - self.best >= self.stage.patience:
             self.model.stop_training = True
 
+    def carry(self, loss: float) -> None:
+        """What the stage begins with, of this validation loss, counts as its epoch 0."""
+        self._lowest = loss
+        if self.stage.keep_best:
+            self._kept = [_value(variable) for variable in self._variables]
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: see `greffon.training.checkpoint.Stateful`."""
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "best": self.best,
+            "not_finite": self.not_finite,
+            "lowest": self._lowest,
+            "kept": list(self._kept),
+            "first": list(self._first),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another process was; the epochs so far are told again."""
+        self.rows, self.best, self.not_finite = list(state["rows"]), state["best"], state["not_finite"]
+        self._lowest, self._kept, self._first = state["lowest"], list(state["kept"]), list(state["first"])
+        tell_again(self.rows, self.stage, self.reporter)
+
     def restore_best(self) -> None:
         """Put the weights of the best epoch back, where they were kept."""
         for variable, value in zip(self._variables, self._kept, strict=False):
@@ -77,6 +102,16 @@ class StageWatch(keras.callbacks.Callback):
         """Put the weights back that the stage began with; kept where it may be taken back."""
         for variable, value in zip(self._variables, self._first, strict=False):
             variable.assign(value)
+
+
+def tell_again(rows: Sequence[Mapping[str, Any]], stage: Stage, reporter: Reporter) -> None:
+    """Tell a reporter of epochs that ran in another process."""
+    lowest = math.inf
+    for row in rows:
+        logs = {name: value for name, value in row.items() if name not in ("stage", "epoch", "learning_rate")}
+        better, lowest = logs["val_loss"] < lowest, min(lowest, logs["val_loss"])
+        epochs = stage.epochs if row["learning_rate"] is not None else 1
+        reporter.epoch(stage.name, row["epoch"], epochs, logs, better)
 
 
 def _value(variable: Any) -> np.ndarray[Any, Any]:
