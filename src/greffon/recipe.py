@@ -110,9 +110,10 @@ class Stage(Options):
         "penalty chosen by cross-validation, without epochs and learning rate (a head that is not linear is trained "
         "with adam instead)",
     )
-    learning_rate: Annotated[float, Field(gt=0.0)] | Literal["auto"] = Field(
+    learning_rate: Annotated[float, Field(gt=0.0)] | Literal["auto", "range"] = Field(
         default=1e-3,
-        description="learning rate of the optimizer; auto: the best of 3e-5, 1e-4 and 3e-4 after two epochs each",
+        description="learning rate of the optimizer; auto: the best of 3e-5, 1e-4 and 3e-4 after two epochs each; "
+        "range: what an exponential range test suggests (Smith 2017), whose curve the run keeps",
     )
     schedule: Literal["constant", "cosine", "one-cycle"] = Field(
         default="constant",

@@ -97,6 +97,27 @@ def test_what_is_frozen_is_cut_at_the_kept_channels(model):
     assert sorted(shape for shape in shapes if len(shape) == 1) == [(1,), (1,), (2,), (3,)]
 
 
+def test_of_a_grid_every_cell_has_its_own_channels(backbone, pictures):
+    outs = [layer.output for layer in backbone.layers if layer.name.endswith("_out")]
+    maps = [np.asarray(it) for it in _run(keras.Model(backbone.input, outs), pictures)]
+    cells = [it.reshape(3, 2, it.shape[1] // 2, 2, it.shape[2] // 2, -1).mean((2, 4)).reshape(3, -1) for it in maps]
+    expected, kept = np.concatenate(cells, axis=1), (0, 511, 512, 11775)
+    model = greffon.graft(backbone, 4, greffon.Head(pool="blocks2", channels=kept), preprocessing="none")
+    got = _run(keras.Model(model.input, model.get_layer("head_output").input), pictures)
+    np.testing.assert_allclose(got, expected[:, kept], rtol=1e-4, atol=1e-5)
+    assert kept_channels(model) == {"conv2_block1": [0, 511], "conv3_block1": [0], "conv5_block2": [4095]}
+    head = [layer.name for layer in split_parts(model).head]
+    assert head[0] == "head_pool_conv2_block1"
+    assert head[-2:] == ["head_blocks", "head_output"]
+    np.testing.assert_allclose(build_engine(flatten(model)).run([pictures])[0], _run(model, pictures), atol=1e-5)
+
+
+def test_a_map_without_so_many_cells_is_refused():
+    small = resnet((1, 1, 1, 1), "thin", input_shape=(32, 32, 3))
+    with pytest.raises(InputError, match="at least 2 x 2, got 1 x 1"):
+        greffon.graft(small, 4, greffon.Head(pool="blocks2"))
+
+
 def test_one_block_alone_is_not_joined_and_all_of_it_not_taken_apart(backbone):
     model = greffon.graft(backbone, 4, greffon.Head(pool="blocks", channels=tuple(range(128, 384))))
     assert kept_channels(model) == {"conv3_block1": None}

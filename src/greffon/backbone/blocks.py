@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from greffon.backbone.parts import BLOCK_POOL, block_of, output_shape
+from greffon.backbone.pool import pool_layers
 from greffon.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,21 +18,26 @@ if TYPE_CHECKING:
 
     import keras
 
+EACH_BLOCK = {"blocks": "avg", "blocks2": "grid2"}
+"""How each block's feature map is pooled, by what `Head.pool` calls it for all of them."""
+
 _KEPT = "head_keep_"
 
 
-def pool_blocks(features: Any, channels: Sequence[int] | None = None) -> Any:
-    """The averages of every block's output, one after the other, from the first block on.
+def pool_blocks(features: Any, channels: Sequence[int] | None = None, *, pool: str = "avg") -> Any:
+    """Every block's output pooled, one after the other, from the first block on.
 
     Args:
         features: a feature map, the output of a graph whose layers are named by block.
-        channels: numbers of those that are kept, through all blocks, ascending; None: all.
+        channels: numbers of those that are kept, through all blocks, ascending; None: all. Of a grid every cell has
+            its own.
+        pool: how one feature map is pooled, as `pool_layers` takes it.
 
     Returns:
         A tensor (n, channels). Of blocks of which nothing is kept nothing is computed.
 
     Raises:
-        InputError: no layer is named by a block, or the channels are none of theirs.
+        InputError: no layer is named by a block, a map is too small, or the channels are none of theirs.
 
     Example:
         >>> import keras
@@ -44,12 +50,15 @@ def pool_blocks(features: Any, channels: Sequence[int] | None = None) -> Any:
     from keras import layers
 
     maps = _block_maps(features)
-    kept = _by_block(channels, [int(tensor.shape[-1]) for tensor in maps.values()])
+    cells = int(pool[-1]) ** 2 if pool.startswith("grid") else 1
+    kept = _by_block(channels, [cells * int(tensor.shape[-1]) for tensor in maps.values()])
     parts = []
     for (block, tensor), numbers in zip(maps.items(), kept, strict=True):
         if len(numbers):
-            pool = layers.GlobalAveragePooling2D(data_format="channels_last", name=f"{BLOCK_POOL}{block}")
-            parts.append(_take(pool(tensor), numbers, f"{_KEPT}{block}"))
+            x = tensor
+            for layer in pool_layers(pool, tensor.shape[1:3], of=block):
+                x = layer(x)
+            parts.append(_take(x, numbers, f"{_KEPT}{block}"))
     return layers.Concatenate(name="head_blocks")(parts) if len(parts) > 1 else parts[0]
 
 

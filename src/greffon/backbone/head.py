@@ -5,22 +5,24 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from greffon.backbone.blocks import pool_blocks
+from greffon.backbone.blocks import EACH_BLOCK, pool_blocks
 from greffon.backbone.clone import Copier, as_graph
+from greffon.backbone.pool import pool_layers
 from greffon.errors import InputError
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from greffon.recipe import Head
+
+
+__all__ = ["checked_classes", "grow", "pool_layers"]
 
 
 def grow(features: Any, classes: int, head: Head, copier: Copier) -> Any:
     """The head's layers on a feature map (n, h, w, channels)."""
     from keras import layers
 
-    x = pool_blocks(features, head.channels) if head.pool == "blocks" else _pool(features, head.pool)
+    x = _pool(features, head)
     if head.layer is not None:
         return _own_layer(x, classes, head.layer, copier)
     if head.hidden:
@@ -31,50 +33,10 @@ def grow(features: Any, classes: int, head: Head, copier: Copier) -> Any:
     return layers.Dense(classes, activation=head.output, dtype="float32", name="head_output")(x)
 
 
-def pool_layers(pool: str, sides: Sequence[int | None]) -> list[Any]:
-    """The layers that make a vector of a feature map.
-
-    Args:
-        pool: of `Head`.
-        sides: height and width of the map.
-
-    Raises:
-        InputError: the map has no known size, or one that is too small.
-    """
-    from keras import layers
-
-    if pool == "avg":
-        return [layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")]
-    if pool == "max":
-        return [layers.GlobalMaxPooling2D(data_format="channels_last", name="head_pool")]
-    flat = layers.Flatten(data_format="channels_last", name="head_flatten")
-    if pool == "blocks":
-        raise InputError("pool='blocks' takes more than the last feature map: see pool_blocks")
-    if pool == "auto":
-        raise InputError("pool='auto' is for greffon.train, which compares them on your pictures: choose one here")
-    height, width = sides
-    if height is None or width is None:
-        raise InputError(
-            f"pool={pool!r} needs a backbone whose feature map has a known height and width, got {tuple(sides)}: "
-            "build it with an input_shape such as (224, 224, 3), or pool by avg or max"
-        )
-    if pool == "flatten":
-        return [flat]
-    cells = int(pool.removeprefix("grid"))
-    if min(height, width) < cells:
-        raise InputError(
-            f"pool={pool!r} needs a feature map of at least {cells} x {cells}, got {height} x {width}: "
-            "use larger pictures, or pool by avg or max"
-        )
-    # As many windows as cells, evenly spaced, overlapping where the side is no multiple: on 7 x 7 exactly what is
-    # known as adaptive pooling.
-    strides = (height // cells, width // cells)
-    size = (height - (cells - 1) * strides[0], width - (cells - 1) * strides[1])
-    return [layers.AveragePooling2D(size, strides, data_format="channels_last", name="head_pool"), flat]
-
-
-def _pool(features: Any, pool: str) -> Any:
-    for layer in pool_layers(pool, features.shape[1:3]):
+def _pool(features: Any, head: Head) -> Any:
+    if head.pool in EACH_BLOCK:
+        return pool_blocks(features, head.channels, pool=EACH_BLOCK[head.pool])
+    for layer in pool_layers(head.pool, features.shape[1:3]):
         features = layer(features)
     return features
 

@@ -18,7 +18,8 @@ ABSENT = -30.0
 """Logit of a class without a picture to learn from: a probability that rounds to nothing."""
 
 _STEPS = 300  # of L-BFGS
-_FLAT = 1e-6  # standard deviation, as a share of the largest, below which a feature says nothing
+FLAT = 1e-6
+"""Standard deviation, as a share of the largest, below which a feature says nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Basis:
     directions: Array | None
 
     @classmethod
-    def of(cls, features: Array) -> Basis:
-        """Of floating point features (n, d)."""
+    def of(cls, features: Array, lengths: Array | None = None) -> Basis:
+        """Of floating point features (n, d); standardised ones get these lengths (d,), at least 0, instead of 1."""
         mean = features.mean(axis=0, dtype=np.float64)
         scale = features.std(axis=0, dtype=np.float64)
-        scale = np.where(scale > _FLAT * max(float(scale.max(initial=0.0)), 1e-30), scale, np.inf)
+        scale = np.where(scale > FLAT * max(float(scale.max(initial=0.0)), 1e-30), scale, np.inf)
+        if lengths is not None:
+            scale = np.divide(scale, lengths, out=np.full_like(scale, np.inf), where=lengths > 0)
         if features.shape[1] <= len(features):
             return cls(mean, scale, None)
         standard = (features - mean) / scale
@@ -188,3 +191,13 @@ def checked_features(features: Array, targets: Array, *, several_labels: bool) -
     if (targets.sum(axis=0) > 0).sum() < (1 if several_labels else 2):
         raise DataError("a head needs pictures of at least two classes to be solved")
     return features, targets
+
+
+def sample(targets: Array, count: int, seed: int) -> Array:
+    """Some pictures, ascending: of every class as large a share, at least two where there are so many."""
+    if count >= len(targets):
+        return np.arange(len(targets))
+    order = np.random.default_rng(seed).permutation(len(targets))
+    labels = np.where(targets[order].any(axis=1), targets[order].argmax(axis=1), -1)
+    chosen = [order[labels == label] for label in np.unique(labels)]
+    return np.sort(np.concatenate([some[: max(2, round(len(some) * count / len(targets)))] for some in chosen]))
