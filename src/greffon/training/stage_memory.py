@@ -154,7 +154,8 @@ class StageMemory(keras.callbacks.Callback):
         """Keras builds them in the first step, which is too late."""
         metrics = self._tail._compile_metrics
         if metrics is not None and not metrics.built:
-            shape = (1, np.shape(self._feed.targets)[1])
+            targets: Any = self._feed.targets
+            shape = (1, targets.shape[1])
             metrics.build(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
     def _save_if_due(self, epoch: int) -> None:
