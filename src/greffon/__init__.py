@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from greffon.training.job import Run, train
     from greffon.training.many import fit_many
     from greffon.training.plan import Plan, plan
+    from greffon.training.reproduce import Reproduction, reproduce
+    from greffon.training.resume import resume
     from greffon.training.trials import Trial, TrialResult
 
 # Public name -> its module. Imported on first use, so that `import greffon` stays under a few milliseconds.
@@ -44,6 +46,9 @@ _HOMES = {
     "TrialResult": "greffon.training.trials",
     "train": "greffon.training.job",
     "Run": "greffon.training.job",
+    "resume": "greffon.training.resume",
+    "reproduce": "greffon.training.reproduce",
+    "Reproduction": "greffon.training.reproduce",
     "load": "greffon.bundle.predict",
     "Predictor": "greffon.bundle.predict",
     "check": "greffon.checking.check",
@@ -66,7 +71,7 @@ _HOMES = {
 # What cannot do without the packages of greffon[train].
 _TRAINING = {
     *("resnet50", "resnet101", "resnet152", "graft", "freeze", "layers"),
-    *("fit", "fit_many", "plan", "train", "check", "export"),
+    *("fit", "fit_many", "plan", "train", "resume", "reproduce", "check", "export"),
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  # the names are strings, built from the table above
