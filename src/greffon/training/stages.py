@@ -27,6 +27,7 @@ from greffon.training.planned import Planned, TrunkWork
 from greffon.training.practice import callbacks_of, finish, mixing_of, notes_on
 from greffon.training.rate import find_rate
 from greffon.training.solved import SURE_ENOUGH, improvement, picture_losses, solve_head
+from greffon.training.solver import Solver
 from greffon.training.stage_memory import Memory, stage_memory
 from greffon.training.stage_tail import StageTail, can_fill_up, compile_stage, xla_pays
 from greffon.training.watch import StageWatch, tell_again
@@ -116,6 +117,7 @@ class Stages:
         choices: what was or will be chosen by timing.
         end: where the last stage was cut, and what passes there, by row; once the stages have run.
         memory: what an interrupted training had done, and where checkpoints go; None: they are not written.
+        solver: has solved heads on these features before, perhaps.
     """
 
     model: keras.Model
@@ -128,6 +130,7 @@ class Stages:
     earlier: Planned | None = None
     choices: Choices = field(default_factory=Choices)
     memory: Memory | None = None
+    solver: Solver = field(default_factory=Solver)
     out_of_fold: tuple[Array, Array] | None = field(default=None, init=False)
     end: tuple[Cut, Any] | None = field(default=None, init=False)
     _planned: Planned = field(init=False, repr=False)
@@ -266,7 +269,9 @@ class Stages:
         """Solve the head; one row of history stands for it."""
         shown, _ = self._balanced()
         source = cast("Activations", plan.source)
-        probe, values = solve_head(self.model, source, self.samples, shown, self.recipe, seed=seed)
+        probe, values = solve_head(
+            self.model, source, self.samples, shown, self.recipe, seed=seed, solver=self.solver
+        )
         if probe.held_out is not None:
             views = self.samples.views.shape[1]
             self.out_of_fold = probe.held_out[::views], self.samples.targets[self.samples.train[shown]]
