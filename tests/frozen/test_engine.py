@@ -297,3 +297,11 @@ def test_made_up_pictures_are_always_the_same_and_of_both_kinds():
     np.testing.assert_array_equal(first, made_up((None, None, 40, 3)))
     assert 100 < first[0].mean() < 150
     assert abs(first[1].mean()) < 0.1
+
+
+def test_threads_that_spin_give_the_same_bits(graph):
+    pictures = [made_up(graph.specs[tensor].shape) for tensor in graph.inputs]
+    sleeping = build_engine(graph, check=False, threads=2).run(pictures)
+    spinning = build_engine(graph, check=False, threads=2, spin=True).run(pictures)
+    for ours, theirs in zip(spinning, sleeping, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

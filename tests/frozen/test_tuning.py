@@ -205,3 +205,13 @@ def test_tuning_goes_through_json():
 def test_what_is_no_tuning(values):
     with pytest.raises(InputError, match="threads and batch_size"):
         Tuning.from_dict(values)
+
+
+def test_the_graph_is_written_once_for_measuring_and_for_use(monkeypatch):
+    from greffon.frozen import emit as emit_module
+
+    written, emit = [], emit_module.emit
+    monkeypatch.setattr(emit_module, "emit", lambda graph, **options: written.append(graph) or emit(graph, **options))
+    engine = build_engine(graph_of(), pictures=100_000)
+    assert engine.name == "onnx"
+    assert len(written) == 1

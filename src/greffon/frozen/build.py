@@ -32,6 +32,7 @@ def build_engine(  # noqa: PLR0913  # all but one are options, by keyword only
     calibration: Calibration | Quantisation | None = None,
     tuning: Tuning | None = None,
     pictures: int = 0,
+    spin: bool = False,
 ) -> Engine:
     """Choose and prepare the engine for a graph. Weights are read now: change them, and build it again.
 
@@ -49,6 +50,7 @@ def build_engine(  # noqa: PLR0913  # all but one are options, by keyword only
             ranges themselves; see `quantisation_of`.
         tuning: threads and batch size; by default what `tuned` measured here earlier, else all cores and 32 pictures.
         pictures: how many will be computed, where that is known: for many, threads and batch size are measured first.
+        spin: whether threads of ONNX Runtime wait awake, where nobody decodes or trains beside them.
 
     Returns:
         The engine; its `why_not_onnx` says why it is Keras.
@@ -70,12 +72,15 @@ def build_engine(  # noqa: PLR0913  # all but one are options, by keyword only
         raise InputError(f"batch_size and threads must be at least 1. Got {batch_size} and {threads}")
     reason = why_keras(prefer, precision)
     quantisation = _quantisation(graph, calibration) if precision == "int8" else None
-    if tuning is None and pictures and reason is None:
-        tuning = tuned(graph, precision, pictures=pictures, quantisation=quantisation)
+    model = reason or _emitted(graph, quantisation)
+    if tuning is None and pictures and isinstance(model, bytes):
+        tuning = tuned(graph, precision, pictures=pictures, model=model)
     tuning = tuning or recalled(graph, precision) or default_tuning()
     tuning = Tuning(threads or tuning.threads, batch_size or tuning.batch_size)
-    engine = reason or _try_onnx(graph, tuning, quantisation, check=check)
+    checked = check and quantisation is None
+    engine = model if isinstance(model, str) else _try_onnx(graph, model, tuning, check=checked, spin=spin)
     if isinstance(engine, Engine):
+        engine.precision = precision
         return engine
     if precision == "int8":
         raise InputError(f'precision="int8" needs ONNX Runtime, but {engine}. Leave it at "fp32"')
@@ -109,18 +114,28 @@ def why_keras(prefer: str, precision: str) -> str | None:
     return reason
 
 
-def _try_onnx(graph: FlatGraph, tuning: Tuning, quantisation: Quantisation | None, *, check: bool) -> OrtEngine | str:
-    """The engine, or why there is none."""
+def _emitted(graph: FlatGraph, quantisation: Quantisation | None) -> bytes | str:
+    """The graph as ONNX, or why it cannot be had. A hundred megabytes: written once, for measuring and for use."""
     try:
         from greffon.frozen.emit import Unsupported, emit
 
         try:
-            model = emit(graph) if quantisation is None else emit(graph, quantisation=quantisation)
+            return emit(graph) if quantisation is None else emit(graph, quantisation=quantisation)
         except Unsupported as unsupported:
             return str(unsupported)
-        engine = OrtEngine(graph, model, threads=tuning.threads, batch_size=tuning.batch_size)
-        reason = disagreement(engine) if check and quantisation is None else None
+    except Exception as error:  # whatever ONNX cannot say, Keras still can
+        return _failed(error)
+
+
+def _try_onnx(graph: FlatGraph, model: bytes, tuning: Tuning, *, check: bool, spin: bool) -> OrtEngine | str:
+    """The engine, or why there is none."""
+    try:
+        engine = OrtEngine(graph, model, threads=tuning.threads, batch_size=tuning.batch_size, spin=spin)
+        reason = disagreement(engine) if check else None
     except Exception as error:  # whatever ONNX Runtime cannot do, Keras still can
-        return f"ONNX Runtime failed: {type(error).__name__}: {error}"
-    engine.precision = "fp32" if quantisation is None else "int8"
+        return _failed(error)
     return engine if reason is None else reason
+
+
+def _failed(error: Exception) -> str:
+    return f"ONNX Runtime failed: {type(error).__name__}: {error}"

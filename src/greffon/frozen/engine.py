@@ -112,12 +112,19 @@ class OrtEngine(Engine):
         model: the graph as ONNX.
         threads: threads for one batch; by default one for each core that this process may use.
         batch_size: the most pictures to compute at once.
+        spin: whether threads wait for the next layer awake: some percent faster where nobody else needs the cores.
     """
 
     name = "onnx"
 
     def __init__(
-        self, graph: FlatGraph, model: bytes, *, threads: int | None = None, batch_size: int = BATCH_SIZE
+        self,
+        graph: FlatGraph,
+        model: bytes,
+        *,
+        threads: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        spin: bool = False,
     ) -> None:
         import onnxruntime
 
@@ -131,7 +138,8 @@ class OrtEngine(Engine):
         # Idle threads sleep: the cores belong to whoever decodes pictures or trains meanwhile, and waking a thread for
         # each layer of a batch costs next to nothing. Denormals are left alone: the option that flushes them does it
         # to the calling thread as well, for good; the emitter drops those in weights.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # between two batches they sleep anyway
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._names = [put.name for put in self._session.get_inputs()]
 

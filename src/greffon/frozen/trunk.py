@@ -60,6 +60,7 @@ class Trunk:
         precision: "fp32" or "int8". Activations of the two, and those of different calibrations, are kept apart.
         calibration: for "int8", gives some pictures where no ranges are remembered; see `quantise.quantisation_of`.
         tuning: threads and batch size, as `build_engine` takes them.
+        spin: whether the engine's threads wait awake, as `build_engine` takes it.
 
     Raises:
         InputError: "int8" cannot be had for this model, on this engine or without pictures.
@@ -77,6 +78,7 @@ class Trunk:
         precision: str = "fp32",
         calibration: Calibration | None = None,
         tuning: Tuning | None = None,
+        spin: bool = False,
     ) -> None:
         self.cut = cut
         self.shapes = _activation_shapes(cut, input_shapes)
@@ -87,7 +89,7 @@ class Trunk:
         # A feed computes in a thread of its own, and a training has two feeds.
         self._lock = threading.Lock()
         self.dtypes = kept_dtypes(cut, dtype)
-        self.precision, self._tuning = precision, tuning
+        self.precision, self._tuning, self._spin = precision, tuning, spin
         self.quantisation = _quantisation(cut, prefer, precision, calibration)
         extra = [] if self.quantisation is None else [precision, self.quantisation.digest()]
         digest = trunk_digest(cut.trunk, dtype, repr([tuple(shape) for shape in input_shapes]), *extra)
@@ -105,6 +107,7 @@ class Trunk:
                     calibration=self.quantisation,
                     tuning=self._tuning,
                     pictures=self.expected,
+                    spin=self._spin,
                 )
             return self._engine
 

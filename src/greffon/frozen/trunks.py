@@ -35,6 +35,9 @@ class Trunks:
         precision: "fp32" or "int8".
         calibration: for "int8", gives some pictures where no ranges are remembered; by default the first that come.
         tuning: threads and batch size, as `Trunk` takes them.
+
+    Attributes:
+        spin: whether the threads of engines that are built from now on wait awake.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Trunks:
         self.cut, self.dtype = cut, dtype
         self._store, self._label, self._widened = store, label, widened
         self.precision, self._calibration, self._tuning = precision, calibration, tuning
+        self.spin = False
         self._trunks: dict[tuple[Any, ...], Trunk] = {}
         self._lock = threading.Lock()
 
@@ -72,6 +76,7 @@ class Trunks:
                     precision=self.precision,
                     calibration=self._calibration or (lambda: inputs),
                     tuning=self._tuning,
+                    spin=self.spin,
                 )
             return self._trunks[key]
 

@@ -29,7 +29,7 @@ BATCHES = (8, 16, 32, 64)
 
 # Seconds that measuring may take, and its share of the time that the pictures at hand will take.
 _LONGEST, _SHARE = 2.0, 0.05
-_FEW = 200  # pictures; that share of them would not be enough to see anything
+_FEW = 500  # pictures; what measuring and its sessions take is more than a better choice can save them
 _ROUNDS = 4
 
 # Where others are at work, nothing measured holds for later: the least share of the cores that has to be had.
@@ -88,7 +88,12 @@ def recalled(graph: FlatGraph, precision: str = "fp32") -> Tuning | None:
 
 
 def tuned(
-    graph: FlatGraph, precision: str = "fp32", *, pictures: int | None = None, quantisation: Quantisation | None = None
+    graph: FlatGraph,
+    precision: str = "fp32",
+    *,
+    pictures: int | None = None,
+    quantisation: Quantisation | None = None,
+    model: bytes | None = None,
 ) -> Tuning:
     """The fastest threads and batch size for a graph on this machine: remembered, or measured on made-up pictures.
 
@@ -99,6 +104,7 @@ def tuned(
         precision: "fp32" or "int8".
         pictures: how many will be computed. For few, nothing is measured.
         quantisation: needed to measure "int8".
+        model: the graph as ONNX in that precision, where it was written already.
 
     Returns:
         What was measured, now or before; `default_tuning()` where there was nothing to measure.
@@ -106,23 +112,32 @@ def tuned(
     known = recalled(graph, precision)
     if known is not None:
         return known
-    if (pictures is not None and pictures < _FEW) or (precision == "int8" and quantisation is None):
+    if pictures is not None and pictures < _FEW:
         return default_tuning()
-    from greffon.frozen.emit import Unsupported, emit
-
-    try:
-        model = emit(graph, quantisation=quantisation if precision == "int8" else None)
-    except Unsupported:
+    written = model or _written(graph, precision, quantisation)
+    if written is None:
         return default_tuning()
 
     def make(tuning: Tuning) -> OrtEngine:
-        return OrtEngine(graph, model, threads=tuning.threads, batch_size=tuning.batch_size)
+        return OrtEngine(graph, written, threads=tuning.threads, batch_size=tuning.batch_size)
 
     found = _Measuring(graph, make, pictures).best()
     if found is None:
         return default_tuning()
     remembered.put(_key(graph, precision), found.to_dict())
     return found
+
+
+def _written(graph: FlatGraph, precision: str, quantisation: Quantisation | None) -> bytes | None:
+    """The graph as ONNX; None where that cannot be had."""
+    from greffon.frozen.emit import Unsupported, emit
+
+    if precision == "int8" and quantisation is None:
+        return None
+    try:
+        return emit(graph, quantisation=quantisation if precision == "int8" else None)
+    except Unsupported:
+        return None
 
 
 class _Measuring:

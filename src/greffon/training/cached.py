@@ -115,6 +115,7 @@ class CachedFit:
         guard = _ScaleGuard(self.model)
         options |= {"y": y, "sample_weight": sample_weight}
         if are_arrays(x, y, sample_weight):
+            self.trunks.spin = True  # there is nothing to decode, and the tail waits for all of it
             return RowFeed(self._rows(x, guard), **options)
         keep = 0 if self.trunks.precision == "fp32" else ENOUGH
         return StreamFeed(self.trunks, self.model, x, guard=guard, keep=keep, **options)
