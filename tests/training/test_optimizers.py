@@ -210,3 +210,17 @@ def test_what_does_nothing_is_told():
     assert notes_on(greffon.Stage(optimizer="sgd", momentum=0.9, nesterov=True), [(4,)]) == []
     assert "sgd" in notes_on(greffon.Stage(nesterov=True), [(4,)])[0]
     assert "momentum is 0" in notes_on(greffon.Stage(optimizer="sgd", nesterov=True), [(4,)])[0]
+
+
+def test_the_running_mean_forgets_its_first_steps_sooner():
+    seen, optimizer, model = steps(greffon.Stage(optimizer="sgd", ema=0.5), 6)
+    mean = seen[1][0]
+    for number in range(1, 6):
+        kept = min(0.5, (1 + number) / (10 + number))
+        mean = kept * mean + (1 - kept) * seen[number + 1][0]
+    weight = model.trainable_variables[0]
+    optimizer.swap()
+    np.testing.assert_allclose(value(weight), mean, rtol=1e-5)
+    optimizer.finalize_variable_values(model.trainable_variables)
+    optimizer.swap()
+    np.testing.assert_array_equal(value(weight), seen[-1][0])

@@ -2,12 +2,146 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from greffon.training.mixing import Mixing, grid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from greffon.recipe import Stage
+
+    Array = np.ndarray[Any, Any]
+
+
+class Averaging(keras.callbacks.Callback):
+    """Validates the running mean of the weights in place of the weights, and ends with it.
+
+    The optimizer keeps the mean; see `greffon.training.optimizers`. From the beginning of a validation to the end of
+    the epoch the model holds it, so that callbacks in front of this one see it; those behind see the weights again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside = False
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """The mean takes the place of the weights."""
+        self.model.optimizer.swap()
+        self._inside = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Training goes on with the weights."""
+        if self._inside:
+            self.model.optimizer.swap()
+            self._inside = False
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """The mean is what the stage ends with."""
+        self.model.optimizer.swap()
+
+
+class Soup(keras.callbacks.Callback):
+    """Keeps the weights of the best epochs, to average those that are better together.
+
+    Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time": the greedy one, of epochs of one training.
+
+    Args:
+        most: epochs to keep.
+        variables: what the stage can move.
+    """
+
+    def __init__(self, most: int, variables: Sequence[Any]) -> None:
+        super().__init__()
+        self._most, self._variables = most, list(variables)
+        self._kept: list[tuple[float, int, list[Array]]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Keep the epoch if it is one of the best so far."""
+        loss = float((logs or {})["val_loss"])
+        full = len(self._kept) >= self._most
+        if not math.isfinite(loss) or (full and loss >= self._kept[-1][0]):
+            return
+        values = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
+        self._kept = sorted([*self._kept, (loss, epoch + 1, values)], key=lambda it: it[:2])[: self._most]
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"kept": [{"loss": loss, "epoch": epoch, "values": values} for loss, epoch, values in self._kept]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another process was."""
+        self._kept = [(it["loss"], it["epoch"], list(it["values"])) for it in state["kept"]]
+
+    def cook(self, loss_of: Callable[[], float]) -> dict[str, Any]:
+        """Put the soup into the model: the best epoch, and with it every next one that makes it no worse.
+
+        Args:
+            loss_of: validation loss of the model as it is.
+
+        Returns:
+            For the run's record: the epochs that are in it, the validation loss of the best one and of the soup.
+        """
+        if not self._kept:
+            return {}
+        _, first, total = self._kept[0]
+        used = [first]
+        self._assign(total)
+        alone = lowest = loss_of()
+        for _, epoch, values in self._kept[1:]:
+            more = [one + other for one, other in zip(total, values, strict=True)]
+            self._assign([value / (len(used) + 1) for value in more])
+            loss = loss_of()
+            if loss <= lowest:
+                total, lowest = more, loss
+                used.append(epoch)
+        self._assign([value / len(used) for value in total])
+        return {"soup": {"epochs": used, "loss_of_best": round(alone, 6), "loss": round(lowest, 6)}}
+
+    def _assign(self, values: Sequence[Array]) -> None:
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+
+def callbacks_of(stage: Stage, variables: Sequence[Any]) -> list[keras.callbacks.Callback]:
+    """What looks on while a stage trains, behind its watch and in front of what writes checkpoints, in this order.
+
+    Args:
+        stage: its options.
+        variables: what it can move.
+    """
+    soup: list[keras.callbacks.Callback] = [Soup(stage.soup, variables)] if stage.soup else []
+    return [*soup, Averaging()] if stage.ema else soup
+
+
+def finish(callbacks: Sequence[Any], loss_of: Callable[[], float]) -> dict[str, Any]:
+    """When a stage has trained and its best weights are back: the soup, where one was asked for.
+
+    Args:
+        callbacks: of the stage.
+        loss_of: validation loss of the model as it is.
+
+    Returns:
+        For the run's record.
+    """
+    return next((it.cook(loss_of) for it in callbacks if isinstance(it, Soup)), {})
+
+
+def mixing_of(stage: Stage, shapes: Sequence[tuple[int | None, ...]], *, seed: int) -> Mixing | None:
+    """What mixes the pictures of a stage; None where nothing does.
+
+    Args:
+        stage: its options.
+        shapes: of what passes its cut for one picture, per tensor.
+        seed: of what is drawn.
+    """
+    mixing = Mixing(shapes, mixup=stage.mixup, cutmix=stage.cutmix, seed=seed)
+    return mixing if mixing.mixup or mixing.cutmix else None
 
 
 def notes_on(stage: Stage, shapes: Sequence[tuple[int | None, ...]]) -> list[str]:
@@ -25,10 +159,15 @@ def notes_on(stage: Stage, shapes: Sequence[tuple[int | None, ...]]) -> list[str
     """
     if stage.optimizer == "lbfgs":
         return []
-    notes = []
-    for name in ("momentum", "nesterov"):
-        if getattr(stage, name) and stage.optimizer != "sgd":
-            notes.append(f"{name} is an option of sgd, and the optimizer is {stage.optimizer}: it does nothing")
+    notes = [
+        f"{name} is an option of sgd, and the optimizer is {stage.optimizer}: it does nothing"
+        for name in ("momentum", "nesterov")
+        if getattr(stage, name) and stage.optimizer != "sgd"
+    ]
     if stage.nesterov and stage.optimizer == "sgd" and not stage.momentum:
         notes.append("nesterov is a kind of momentum, and momentum is 0: it does nothing")
+    if stage.cutmix and not grid_of(shapes):
+        notes.append("CutMix needs places, and what passes the cut is pooled: it does nothing (mixup would)")
+    if stage.carry_best and not stage.keep_best:
+        notes.append("carry_best is for a stage that keeps its best weights: it does nothing")
     return [f"stage {stage.name!r}: {note}" for note in notes]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from greffon.frozen.cut import Cut
     from greffon.frozen.graph import FlatGraph
     from greffon.recipe import Stage
+    from greffon.training.mixing import Mixing
     from greffon.training.optimizers import Pretrained
 
 _TIMED_STEPS = 3
@@ -63,6 +64,7 @@ class StageTail(Tail):
         augment: changes the activations in training; it is no part of the model.
         smoothing: share of each label that is spread over all classes, in training alone (Szegedy et al. 2016,
             "Rethinking the Inception Architecture").
+        mixing: mixes activations, labels and weights of a batch in training alone; no part of the model.
     """
 
     def __init__(
@@ -73,16 +75,33 @@ class StageTail(Tail):
         jit_compile: bool,
         augment: keras.layers.Layer | None = None,
         smoothing: float = 0.0,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__(model, cut, jit_compile=jit_compile, augment=augment)
         self._smoothing = smoothing
+        self.mixing = mixing
         with DotNotTrackScope():
             self._loss_tracker = self.by_weight = _MeanByWeight(name="loss")
+
+    def train_step(self, *arguments: Any) -> Any:
+        """Keras' own step, JAX's included; notes the weights of the batch, which say who may be mixed with whom."""
+        weights = keras.utils.unpack_x_y_sample_weight(arguments[-1])[2]
+        self.__dict__["_weights_of_batch"] = weights
+        return super().train_step(*arguments)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Run the tail on activations, mixed first where it trains and that was asked for."""
+        if training and self.mixing is not None:
+            inputs = keras.tree.map_structure(lambda tensor: keras.ops.cast(tensor, "float32"), inputs)
+            inputs = self.mixing.mix(inputs, self.__dict__.get("_weights_of_batch"))
+        return super().call(inputs, training=training)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """The loss of a batch; notes how many pictures it is of."""
+        if training and self.mixing is not None:
+            y, sample_weight = self.mixing.labels(y, sample_weight)
         rows = keras.ops.shape(y)[0] if sample_weight is None else keras.ops.sum(sample_weight)
         self.by_weight.weight = keras.ops.cast(rows, "float32")
         if training and self._smoothing:
