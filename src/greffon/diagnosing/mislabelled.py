@@ -1,0 +1,106 @@
+"""Label noise: how many labels are wrong, and what a head is without them.
+
+That labels are contradicted says little where classes are hard to tell apart. But of the answers that are the surest
+of their class nearly all are right then, however hard the others are; where labels are wrong by chance, as many of
+these are contradicted as of any others. So that share is the estimate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from greffon.checking.labels import held_out_probabilities, label_errors
+from greffon.diagnosing.compare import compared
+from greffon.diagnosing.result import Finding, not_tested
+from greffon.errors import DataError
+from greffon.evaluation.intervals import wilson_interval
+from greffon.training.solved import picture_losses
+
+if TYPE_CHECKING:
+    from greffon.diagnosing.subject import Subject
+
+    Array = np.ndarray[Any, Any]
+
+CAUSE = "label noise"
+_SUREST = 0.4  # share of each class's answers that are looked at
+_LEAST = 0.03  # of wrong labels among these, with 97.5 % certainty
+_SHOWN = 5
+_FEWEST = 10  # pictures among the surest
+
+
+def try_label_noise(subject: Subject) -> Finding:
+    """How many labels are wrong, and how right a head is without those that probably are."""
+    if subject.several:
+        return not_tested(CAUSE, "pictures may have several labels")
+    if not subject.labels_tell:
+        return not_tested(CAUSE, "the labels tell nothing, right or wrong")
+    with subject.progress.bar("label errors", total=None):
+        answers = held_out_probabilities(subject.features, subject.targets, groups=subject.groups, repeats=2)
+    if answers is None:
+        return not_tested(CAUSE, "a class has fewer than two pictures, so that nothing can be cross-validated")
+    right = subject.rightness(answers, subject.targets)
+    surest = _surest(answers)
+    if len(surest) < _FEWEST:
+        return not_tested(CAUSE, f"{len(answers)} pictures are too few to estimate it")
+    wrong = int((1 - right[surest]).sum())
+    share = wrong / len(surest)
+    interval = wilson_interval(wrong, len(surest))
+    paths = subject.frame["path"].to_list()
+    given = [[subject.class_names[place]] for place in subject.targets.argmax(axis=1)]
+    errors = label_errors(answers, given, subject.class_names, paths)
+    details = {
+        "estimated_share": share,
+        "estimated_share_interval_95": list(interval),
+        "likely_errors": len(errors),
+        "examples": [f"{it.paths[0]} {it.sentence}" for it in errors[:_SHOWN]],
+    }
+    said = (
+        f"of the {len(surest)} answers that are the surest of their class, by heads that had not seen the picture, "
+        f"{share:.1%} (95 % interval {interval[0]:.1%} to {interval[1]:.1%}) contradict the label; {len(errors)} of "
+        f"{len(answers)} labels are probably wrong"
+    )
+    found = interval[0] > _LEAST and errors
+    change = _without(subject, right, answers, {path for it in errors for path in it.paths}) if found else None
+    if not found:
+        return Finding(CAUSE, "not found", f"{said}.", change, details=details)
+    if change is not None:
+        said += (
+            f"; heads that learn without these are right in {change.without:.3f} of the others, {change.now:.3f} before"
+        )
+    advice = "Look at them (greffon check DATA --html page.html), correct them, and train with --manifest."
+    return Finding(CAUSE, "found", f"{said}.", change, advice, details=details)
+
+
+def _surest(answers: Array) -> Array:
+    """Rows of the surest answers of each class: a class that is always confused with another has none that are sure."""
+    called, confidence = answers.argmax(axis=1), answers.max(axis=1)
+    parts = []
+    for label in np.unique(called):
+        rows = np.flatnonzero(called == label)
+        parts.append(rows[np.argsort(-confidence[rows], kind="stable")][: int(_SUREST * len(rows))])
+    return np.concatenate(parts)
+
+
+def _without(subject: Subject, right: Array, answers: Array, doubted: set[str]) -> Any:
+    """All pictures, beside those alone whose labels are not doubted, by heads that learned without the doubted ones.
+
+    The latter stand for all: the doubted ones would be named as well as the others if their labels were right.
+    """
+    kept = np.array([path not in doubted for path in subject.frame["path"].to_list()])
+    rows = np.flatnonzero(kept)
+    try:
+        named = subject.named(subject.features[rows], subject.targets[rows], rows)
+    except DataError:
+        named = None
+    if named is None:
+        return None
+    after = np.full(len(right), np.nan)
+    after[rows] = subject.rightness(named, subject.targets[rows])
+    after[~kept] = np.nanmean(after)
+    losses = (
+        picture_losses(answers, subject.targets, several_labels=False),
+        picture_losses(named, subject.targets[rows], several_labels=False),
+    )
+    return compared(right, after, groups=subject.groups, losses=losses)
