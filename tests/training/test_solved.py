@@ -1,6 +1,7 @@
 """The solved head in a training, the learning rate that is looked for, and the stage that has to prove itself."""
 
 import json
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -8,9 +9,10 @@ import pytest
 from PIL import Image
 
 import greffon
+from greffon.backbone.blocks import kept_channels
 from greffon.errors import InputError
 from greffon.evaluation.probe import solve
-from greffon.training import solved
+from greffon.training import solved, solver
 from greffon.training.progress import Reporter
 from greffon.training.solved import improvement, picture_losses
 
@@ -39,6 +41,10 @@ def _train(pictures, out, recipe):
 
 def _record(run):
     return json.loads((run.path / "run.json").read_text())
+
+
+def _class_names(run):
+    return list(run.load().class_names)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +162,81 @@ def test_the_pooling_is_chosen_on_held_out_pictures(pictures, tmp_path):
 def test_a_small_map_leaves_fewer_poolings(pictures, tmp_path):
     run = _train(pictures, tmp_path / "run", RECIPE.replace(head=greffon.Head(pool="auto")))
     assert set(_record(run)["pool"]["held_out_loss"]) == {"avg", "grid2"}
+
+
+@pytest.fixture(scope="module")
+def blocks_run(pictures, tmp_path_factory):
+    """Head2Toe, and the last block behind it."""
+    fine = greffon.Stage(name="block", unfreeze="conv5_block3", epochs=1, batch_size=16)
+    recipe = RECIPE.replace(head=greffon.Head(pool="blocks2", kept_share=0.02), stages=(PROBE, fine))
+    return _train(pictures, tmp_path_factory.mktemp("runs") / "blocks", recipe)
+
+
+def test_channels_of_all_blocks_are_chosen_and_the_trunk_runs_once(blocks_run, pictures):
+    import keras
+
+    record = _record(blocks_run)
+    chosen = record["pool"]
+    # 4 cells of 3 x 128, 4 x 256, 6 x 512 and 3 x 1024 channels.
+    assert (chosen["chosen"], chosen["of"], chosen["channels"]) == ("blocks2", 30208, 604)
+    assert list(chosen["held_out_loss"]) == ["0.02"]
+    assert (record["trunk"]["computed"], record["trunk"]["reused"]) == (48, 0)
+    assert record["stages"][0]["cut"] == "head_blocks"
+    model = keras.models.load_model(blocks_run.path / "model.keras")
+    assert model.get_layer("head_output").kernel.shape == (604, 3)
+    assert sum(len(numbers) for numbers in kept_channels(model).values()) == 604
+    # What was handed over from all channels is what the plain model says.
+    table = pl.read_parquet(blocks_run.path / "validation.parquet")
+    pixels = np.stack([np.asarray(Image.open(pictures / path)) for path in table["path"]]).astype(np.float32)
+    said = np.stack([table[f"p_{name}"].to_numpy() for name in _class_names(blocks_run)], axis=1)
+    np.testing.assert_allclose(np.asarray(model(pixels)), said, atol=5e-3)
+
+
+def test_the_bundle_of_chosen_channels_predicts_alike_without_tensorflow(blocks_run, pictures):
+    files = sorted(pictures.glob("*/*.png"))[::7]
+    predictor = greffon.load(blocks_run.path)
+    said, errors = predictor.probabilities(files)
+    assert not any(errors)
+    model = predictor.keras()
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files]).astype(np.float32)
+    np.testing.assert_allclose(np.asarray(model(pixels)), said, atol=1e-5)
+    assert (blocks_run.path / "model.onnx").exists()
+
+
+def test_the_penalty_of_chosen_channels_is_not_searched_on_them(blocks_run):
+    stage = _record(blocks_run)["stages"][0]
+    assert stage["penalty"]["held_out_loss"] is None, "the channels were chosen by the pictures it would hold out"
+
+
+def test_a_run_with_other_channels_gives_no_head(blocks_run, pictures, tmp_path):
+    run = greffon.Recipe(weights=str(blocks_run.path), image_size=64, stages=(PROBE,))
+    head = greffon.Head(pool="blocks2", channels=tuple(range(604)))
+    found = _train(pictures, tmp_path / "run", run.replace(head=head))
+    assert any("its head is built otherwise" in note for note in found.summary["notes"])
+
+
+def test_a_problem_is_solved_once(pictures, tmp_path, monkeypatch):
+    solutions = []
+    monkeypatch.setattr(solver, "solve", lambda *args, **options: solutions.append(args) or solve(*args, **options))
+    _train(pictures, tmp_path / "run", RECIPE.replace(head=greffon.Head(pool="auto")))
+    assert len(solutions) == 2, "avg and grid2 are compared; stage and baseline have one of them each"
+
+
+def test_very_many_pictures_are_read_in_blocks(probe_run, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(solver.Solver, "fitting", lambda self, targets, width, seed: np.arange(0, len(targets), 2))
+    whole = dict(_record(probe_run)["stages"][0]["penalty"])
+    streamed, read = [], solver.solve_streamed
+
+    def in_blocks(read_rows, targets, **options):
+        streamed.append(options | {"strengths": [whole["C"]], "block_bytes": 4 * 1024 * 5})
+        return read(read_rows, targets, **streamed[-1])
+
+    monkeypatch.setattr(solver, "solve_streamed", in_blocks)
+    monkeypatch.setattr("greffon.training.job.Solver", partial(solver.Solver, most_bytes=0))
+    run = _train(pictures, tmp_path / "run", RECIPE)
+    assert len(streamed) == 1, "the baseline is the same problem"
+    ours, theirs = (pl.read_parquet(it.path / "validation.parquet").select(pl.col("^p_.*$")) for it in (run, probe_run))
+    np.testing.assert_allclose(ours.to_numpy(), theirs.to_numpy(), atol=2e-3)
 
 
 def test_many_trainings_take_stages_that_are_trained_by_steps():

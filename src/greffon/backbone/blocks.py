@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 EACH_BLOCK = {"blocks": "avg", "blocks2": "grid2"}
 """How each block's feature map is pooled, by what `Head.pool` calls it for all of them."""
 
-_KEPT = "head_keep_"
+KEPT_NAME = "head_keep_"
+"""A name that begins so, and ends with the block's, is of what takes its kept channels."""
+JOINED = "head_blocks"
+"""Name of the layer that joins what the blocks give."""
 
 
 def pool_blocks(features: Any, channels: Sequence[int] | None = None, *, pool: str = "avg") -> Any:
@@ -58,8 +61,8 @@ def pool_blocks(features: Any, channels: Sequence[int] | None = None, *, pool: s
             x = tensor
             for layer in pool_layers(pool, tensor.shape[1:3], of=block):
                 x = layer(x)
-            parts.append(_take(x, numbers, f"{_KEPT}{block}"))
-    return layers.Concatenate(name="head_blocks")(parts) if len(parts) > 1 else parts[0]
+            parts.append(_take(x, numbers, f"{KEPT_NAME}{block}"))
+    return layers.Concatenate(name=JOINED)(parts) if len(parts) > 1 else parts[0]
 
 
 def kept_channels(model: keras.Model) -> dict[str, list[int] | None]:
@@ -72,10 +75,10 @@ def kept_channels(model: keras.Model) -> dict[str, list[int] | None]:
     for operation in getattr(model, "operations", model.layers):
         if operation.name.startswith(BLOCK_POOL):
             found.setdefault(operation.name.removeprefix(BLOCK_POOL), None)
-        elif operation.name.startswith(_KEPT):
+        elif operation.name.startswith(KEPT_NAME):
             [node] = operation._inbound_nodes
             numbers = [*node.arguments.args, *node.arguments.kwargs.values()][1]
-            found[operation.name.removeprefix(_KEPT)] = [int(number) for number in numbers]
+            found[operation.name.removeprefix(KEPT_NAME)] = [int(number) for number in numbers]
     return found
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from greffon.pictures.resize import ResizeRule
     from greffon.recipe import Pool, Recipe
     from greffon.training.progress import Reporter
+    from greffon.training.solver import Solver
 
     Array = np.ndarray[Any, Any]
 
@@ -106,7 +107,13 @@ def features_of_sides(first: FirstPass, catalog: Catalog, side: str = "train") -
 
 
 def set_beside(
-    first: FirstPass, catalog: Catalog, together: Sequence[Sequence[str]], *, several: bool, measures: Measures
+    first: FirstPass,
+    catalog: Catalog,
+    together: Sequence[Sequence[str]],
+    *,
+    recipe: Recipe,
+    measures: Measures,
+    solver: Solver | None = None,
 ) -> Baselines:
     """What needs no fine-tuning, on the same features and the same sides, beside the result.
 
@@ -114,17 +121,31 @@ def set_beside(
         first: with averaged features.
         catalog: split.
         together: content hashes of near-copies.
-        several: whether a picture may have several labels.
+        recipe: its head's output and its seed are read.
         measures: of the model on the pictures that were held out.
+        solver: has solved the same head before, perhaps. Neighbours are looked for among as many pictures as it takes
+            into memory.
     """
     from greffon.evaluation.baselines import baselines
+    from greffon.training.solver import Solver, features_of, width_of
 
+    solver, several, source = solver or Solver(), recipe.head.output == "sigmoid", first.features["avg"]
     frame = to_split(catalog)
-    sides = {}
-    for side in ("train", "val"):
-        rows = np.flatnonzero((frame["split"] == side).to_numpy())
-        features = np.asarray(first.features["avg"].gather(rows)[0], dtype=np.float32)
-        sides[side] = features, catalog.targets(frame.filter(pl.col("split") == side))
+    rows = {side: np.flatnonzero((frame["split"] == side).to_numpy()) for side in ("train", "val")}
+    targets = {side: catalog.targets(frame.filter(pl.col("split") == side)) for side in rows}
     groups = group_numbers(frame.filter(pl.col("split") == "train"), together)
-    found = baselines(*sides["train"], *sides["val"], several_labels=several, groups=groups)
+    probe = None
+    if several or (targets["train"].sum(axis=0) > 0).sum() > 1:
+        probe = solver.solve(
+            source, rows["train"], targets["train"], several_labels=several, groups=groups, seed=recipe.seed
+        )
+    near = solver.fitting(targets["train"], width_of(source), recipe.seed)
+    found = baselines(
+        features_of(source, rows["train"][near]),
+        targets["train"][near],
+        features_of(source, rows["val"]),
+        targets["val"],
+        several_labels=several,
+        probe=probe,
+    )
     return found.beside("this run", measures)

@@ -18,9 +18,10 @@ from greffon.recipe import Recipe
 from greffon.training.checkpoint import CheckpointError
 from greffon.training.interrupts import Interrupts
 from greffon.training.partial import EVERY, Partial
-from greffon.training.pooling import choose_pool
+from greffon.training.pooling import choose_head
 from greffon.training.progress import ConsoleReporter, Reporter, duration
 from greffon.training.samples import GoneBadError, without
+from greffon.training.solver import Solver
 from greffon.training.start import Start, build_backbone, find_start, graft_head
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
     from greffon.pictures.sources.columns import Columns
-    from greffon.recipe import Pool
+    from greffon.recipe import Head
     from greffon.training.choices import Choices
     from greffon.training.first_pass import FirstPass
     from greffon.training.near_copies import NearCopies
     from greffon.training.stages import StageResult, Stages
+    from greffon.weights.sets import Preprocessing
 
     Array = np.ndarray[Any, Any]
 
@@ -288,16 +290,18 @@ class Job:
     def _run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         import keras
 
-        from greffon.training.first_pass import features_of_sides, look_first, set_beside
+        from greffon.training.first_pass import features_of_sides, set_beside
+        from greffon.training.gradual import gradual_stages
         from greffon.training.samples import samples_of
         from greffon.training.stage_memory import Memory
         from greffon.training.stages import Stages
 
         recipe = self.recipe
         keras.utils.set_random_seed(recipe.seed)
-        backbone, preprocessing, notes = build_backbone(self.start, recipe)
+        backbone, preprocessing, notes = self._backbone(recipe)
         model, more = graft_head(backbone, preprocessing, self.start, recipe.head, catalog.class_names)
         check_model(model)  # before the training: a head that cannot be saved would cost all of it
+        recipe = self.recipe = gradual_stages(recipe, model)
         for note in notes + more:
             self.notes.append(note)
             self.reporter.note(note)
@@ -305,46 +309,57 @@ class Job:
         if resize == "crop" and (lost := crop_note(catalog.ok.select("path", "width", "height").iter_rows())):
             self.note(lost)
         store, choices = self._store(), self._choices()
-        first = look_first(
+        first = self._look(
             model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes, choices=choices
         )
         catalog = self._split(catalog, first.near if first else None)
         together = first.near.together if first and first.near else []
-        pool = self._pool(first, catalog, together)
-        if pool is not None:
-            head = recipe.head.replace(pool=pool)
+        solver = Solver()
+        head = self._head(first, catalog, together, solver)
+        if head is not None:
             recipe = recipe.replace(head=head)
             model, _ = graft_head(backbone, preprocessing, self.start, head, catalog.class_names)
         samples = samples_of(
             catalog, recipe.image_size, resize, views=recipe.views, augment=recipe.augment, together=together
         )
         self._warn_of_flatten(model, len(samples.train))
+        if recipe.norm_statistics == "adapted":
+            self._adapt_norms(model, samples)
         earlier = first.planned if first else None
         stages = Stages(
             model, recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier, choices=choices,
-            memory=Memory(model, self.partial, self.interrupts),
+            memory=Memory(model, self.partial, self.interrupts), solver=solver,
         )  # fmt: skip
         results, probabilities = stages.run()
         self._features = features_of_sides(first, catalog) if first else None
         if first is not None and first.near is not None:
             self._beside = lambda measures: set_beside(
-                first, catalog, together, several=self._several, measures=measures
+                first, catalog, together, recipe=recipe, measures=measures, solver=solver
             )
         return self._finish(out, overwrite, model, catalog, resize, results, probabilities, stages)
+
+    def _adapt_norms(self, model: Any, samples: Any) -> None:
+        from greffon.training.adapt_norms import adapt_norms
+
+        with self.reporter.bar("statistics of BatchNorm", total=None):
+            count = adapt_norms(model, samples, seed=self.recipe.seed)
+        self.notes.append(f"BatchNorm has the statistics of {count} pictures to learn from; the baselines have not")
+        self.reporter.note(self.notes[-1])
 
     @property
     def _several(self) -> bool:
         return self.recipe.head.output == "sigmoid"
 
-    def _pool(self, first: FirstPass | None, catalog: Catalog, together: Sequence[Sequence[str]]) -> Pool | None:
-        """The pooling that suits best, where the recipe leaves it open and it is not the average."""
-        if first is None or len(first.features) == 1:
+    def _head(
+        self, first: FirstPass | None, catalog: Catalog, together: Sequence[Sequence[str]], solver: Solver
+    ) -> Head | None:
+        """The head with what suits best, where the recipe leaves something open and it is not the average."""
+        found = None if first is None else choose_head(first.features, catalog, together, self.recipe, solver)
+        if found is None:
             return None
-        pool, losses = choose_pool(first.features, catalog, together, self.recipe)
-        said = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        self.reporter.note(f"pooling {pool}, by the loss of a solved head on held-out pictures: {said}")
-        self._chosen["pool"] = {"chosen": pool, "held_out_loss": losses}
-        return None if pool == "avg" else pool
+        self.reporter.note(found.said)
+        self._chosen["pool"] = found.record
+        return found.head
 
     def _split(self, catalog: Catalog, near: NearCopies | None) -> Catalog:
         catalog = self._side(catalog, near.together if near else ())
@@ -364,6 +379,14 @@ class Job:
         if self.written is None:
             return split(catalog, validation=self.recipe.validation, seed=self.recipe.seed, together=together)
         return apply_split(catalog, read_split(self.written))
+
+    def _backbone(self, recipe: Recipe) -> tuple[Any, Preprocessing, list[str]]:
+        return build_backbone(self.start, recipe)
+
+    def _look(self, *args: Any, **options: Any) -> FirstPass | None:
+        from greffon.training.first_pass import look_first
+
+        return look_first(*args, **options)
 
     def _store(self) -> Any:
         from greffon.frozen.store import ActivationStore

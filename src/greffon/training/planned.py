@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from greffon.backbone.blocks import EACH_BLOCK
 from greffon.backbone.freeze import freeze
 from greffon.backbone.head import pool_layers
 from greffon.backbone.parts import split_parts
@@ -18,6 +19,7 @@ from greffon.frozen.graph import flatten, with_calls
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
 from greffon.training.choices import Choices
+from greffon.training.narrowed import hand_over, joined_blocks
 from greffon.training.samples import PictureRows
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class Planned:
         notes: what the user should know afterwards.
         choices: what was or will be chosen by timing.
         work: what the frozen part cost.
+        parts: what `with_features` filled.
     """
 
     model: keras.Model
@@ -122,6 +125,8 @@ class Planned:
     notes: list[str]
     choices: Choices = field(default_factory=Choices)
     work: TrunkWork = field(init=False)
+    parts: list[Activations] = field(init=False, repr=False, default_factory=list)
+    _earlier: list[Activations] = field(init=False, repr=False, default_factory=list)
     _known: int = field(init=False, repr=False, default=0)
     _graph: FlatGraph = field(init=False, repr=False)
     _missing: int = field(init=False, repr=False, default=0)
@@ -132,9 +137,14 @@ class Planned:
     def goes_on_from(self, earlier: Planned) -> None:
         """Count an earlier pass over some of these pictures, whose activations are in the store, as part of this."""
         self.work, self._known = earlier.work, len(earlier.samples)
+        self._earlier, earlier.parts = earlier.parts, []
 
     def filled(self, plans: list[StagePlan]) -> list[StagePlan]:
         """Run the trunk for all stages; with float32, and plans for it, where a number is too large for float16."""
+        channels = self.recipe.head.channels
+        if channels and self._earlier:
+            hand_over(self._earlier, _activations(plans), self.model, channels)
+        self._earlier = []  # gives the memory back
         try:
             self.fill(_activations(plans))
         except DoesNotFitFloat16:
@@ -160,7 +170,8 @@ class Planned:
     def _fill_features(self, pools: Sequence[Pool]) -> dict[Pool, Activations]:
         plans = self.plan()
         features = {pool: cast("Activations", self.source(cut)) for pool, cut in self._pooled(pools).items()}
-        self.fill([*_activations(plans), *features.values()])
+        self.parts = [*_activations(plans), *features.values()]
+        self.fill(self.parts)
         return features
 
     def _pooled(self, pools: Sequence[Pool]) -> dict[Pool, Cut]:
@@ -169,8 +180,11 @@ class Planned:
         [tensor] = [node.outputs[0] for node in self._graph.nodes if node.operation is last]
         cuts = {}
         for pool in pools:
-            layers = pool_layers(pool, self._graph.specs[tensor].shape[1:3])
-            self._graph, output = with_calls(self._graph, layers, tensor)
+            if pool in EACH_BLOCK:  # the model's own head
+                output = joined_blocks(self._graph)
+            else:
+                layers = pool_layers(pool, self._graph.specs[tensor].shape[1:3])
+                self._graph, output = with_calls(self._graph, layers, tensor)
             trunk = self._graph.between(self._graph.inputs, [output])
             cuts[pool] = Cut(trunk, self._graph.between([output], [output]), (), 0)
         return cuts

@@ -1,68 +1,157 @@
-"""Which pooling suits a solved head: by cross-validation on the pictures to learn from."""
+"""Which features a head gets, where the recipe leaves it open: by cross-validation on the pictures to learn from."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from greffon.evaluation.probe import solve
+from greffon.backbone.blocks import EACH_BLOCK
+from greffon.evaluation.selection import SHARES, select
 from greffon.pictures.split import group_numbers, to_split
 from greffon.training.balance import balanced_weights
+from greffon.training.solver import Solver, features_of, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from greffon.frozen.activations import Activations
     from greffon.pictures.catalog import Catalog
-    from greffon.recipe import Pool, Recipe
+    from greffon.recipe import Head, Pool, Recipe
+
+    Array = np.ndarray[Any, Any]
 
 # From few numbers to many: where two are as good, the smaller head is taken.
 COMPARED: tuple[Pool, ...] = ("avg", "grid2", "grid3")
 
 
+@dataclass(frozen=True)
+class HeadChoice:
+    """What was left open of a head, chosen.
+
+    Attributes:
+        head: with its pooling and channels; None where it is what the model has already, the average.
+        said: for the user.
+        record: for the run's record.
+    """
+
+    head: Head | None
+    said: str
+    record: dict[str, Any]
+
+
 def to_compare(recipe: Recipe, sides: tuple[int, int]) -> tuple[Pool, ...]:
-    """The poolings that a recipe leaves open and that a feature map is large enough for; the average where none is.
+    """The poolings that a recipe leaves open and that a feature map is large enough for; the average in any case.
 
     Args:
         recipe: with a pool and stages.
         sides: height and width of the feature map.
     """
+    if recipe.head.pool in EACH_BLOCK:
+        return ("avg",) if recipe.head.channels else ("avg", recipe.head.pool)
     if recipe.head.pool != "auto" or not recipe.solves(recipe.stages[0]):
         return ("avg",)
     return tuple(pool for pool in COMPARED if pool == "avg" or min(sides) >= int(pool[-1]))
 
 
+def choose_head(
+    features: Mapping[Pool, Activations],
+    catalog: Catalog,
+    together: Sequence[Sequence[str]],
+    recipe: Recipe,
+    solver: Solver,
+) -> HeadChoice | None:
+    """Choose the pooling, or the channels of all blocks; None where there is nothing to choose.
+
+    Args:
+        features: pooled features of all pictures that were split, in the catalog's order, for what `to_compare` names.
+        catalog: split; only its pictures to learn from are looked at.
+        together: content hashes of near-copies, which stay in one fold.
+        recipe: its head, class weights and seed are read.
+        solver: remembers what it solved; told the penalty of a head on chosen channels.
+    """
+    if len(features) == 1:
+        return None
+    if recipe.head.pool in EACH_BLOCK:
+        return _choose_channels(features[recipe.head.pool], catalog, together, recipe, solver)
+    pool, losses = choose_pool(features, catalog, together, recipe, solver)
+    said = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    return HeadChoice(
+        None if pool == "avg" else recipe.head.replace(pool=pool),
+        f"pooling {pool}, by the loss of a solved head on held-out pictures: {said}",
+        {"chosen": pool, "held_out_loss": losses},
+    )
+
+
 def choose_pool(
-    features: Mapping[Pool, Activations], catalog: Catalog, together: Sequence[Sequence[str]], recipe: Recipe
+    features: Mapping[Pool, Activations],
+    catalog: Catalog,
+    together: Sequence[Sequence[str]],
+    recipe: Recipe,
+    solver: Solver | None = None,
 ) -> tuple[Pool, dict[str, float]]:
     """The pooling whose solved head has the least loss on pictures that it has not learned from.
 
     Args:
-        features: pooled features of all pictures that were split, in the catalog's order.
+        features: as for `choose_head`; where they are too many, a sample of the pictures is looked at.
         catalog: split; only its pictures to learn from are looked at.
         together: content hashes of near-copies, which stay in one fold.
         recipe: its head's output, class weights and seed are read.
+        solver: remembers what it solved.
 
     Returns:
         The pooling, and the loss of each in nats.
     """
-    frame = to_split(catalog)
-    rows = np.flatnonzero((frame["split"] == "train").to_numpy())
-    train = frame.filter(pl.col("split") == "train")
-    targets, groups = catalog.targets(train), group_numbers(train, together)
+    solver = solver or Solver()
+    rows, targets, groups = _learned_from(catalog, together)
+    some = solver.fitting(targets, max(map(width_of, features.values())), recipe.seed)
+    rows, targets, groups = rows[some], targets[some], groups[some]
     weights = balanced_weights(targets) if recipe.class_weight == "balanced" else None
+    several = recipe.head.output == "sigmoid"
     losses = {}
     for pool, source in features.items():
-        values = np.asarray(source.gather(rows)[0], dtype=np.float32)
-        probe = solve(
-            values,
-            targets,
-            several_labels=recipe.head.output == "sigmoid",
-            groups=groups,
-            weights=weights,
-            seed=recipe.seed,
+        probe = solver.solve(
+            source, rows, targets, several_labels=several, groups=groups, weights=weights, seed=recipe.seed
         )
         losses[pool] = probe.log_loss if np.isfinite(probe.log_loss) else np.inf
     return min(losses, key=losses.__getitem__), {pool: round(float(loss), 4) for pool, loss in losses.items()}
+
+
+def _choose_channels(
+    source: Activations, catalog: Catalog, together: Sequence[Sequence[str]], recipe: Recipe, solver: Solver
+) -> HeadChoice:
+    rows, targets, groups = _learned_from(catalog, together)
+    some = solver.fitting(targets, width_of(source), recipe.seed)
+    rows, targets, groups = rows[some], targets[some], groups[some]
+    head, width = recipe.head, width_of(source)
+    found = select(
+        features_of(source, rows),
+        targets,
+        shares=SHARES if head.kept_share == "auto" else (head.kept_share,),
+        several_labels=head.output == "sigmoid",
+        groups=groups,
+        weights=balanced_weights(targets) if recipe.class_weight == "balanced" else None,
+        seed=recipe.seed,
+    )
+    chosen = len(found.kept) < width
+    if chosen:
+        solver.strength = found.strength
+    losses = {f"{share:g}": round(loss, 4) for share, loss in found.losses.items()}
+    tried = ", ".join(f"{share} {loss:.4f}" for share, loss in losses.items())
+    said = f"pooling {head.pool}: {len(found.kept):,} of {width:,} channels are kept"
+    return HeadChoice(
+        head.replace(channels=tuple(found.kept.tolist())) if chosen else None,
+        f"{said}; loss on held-out pictures by the share kept: {tried}" if tried else said,
+        {"chosen": head.pool, "kept_share": found.share, "channels": len(found.kept), "of": width,
+         "held_out_loss": losses},
+    )  # fmt: skip
+
+
+def _learned_from(catalog: Catalog, together: Sequence[Sequence[str]]) -> tuple[Array, Array, Array]:
+    """Rows of the pictures to learn from, their targets, and the groups that stay in one fold."""
+    frame = to_split(catalog)
+    rows = np.flatnonzero((frame["split"] == "train").to_numpy())
+    train = frame.filter(pl.col("split") == "train")
+    return rows, catalog.targets(train), group_numbers(train, together)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.evaluation.probe import solve
 from greffon.training.balance import balanced_weights
+from greffon.training.solver import Solver, answers_of
 
 if TYPE_CHECKING:
     import keras
@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 SURE_ENOUGH = 0.8
 """Share of bootstrap resamples in which a stage has to improve the validation loss to be kept."""
 
-_BLOCK = 512
-
 
 def solve_head(
-    model: keras.Model, source: Activations | PictureRows, samples: Samples, shown: Array, recipe: Recipe, *, seed: int
+    model: keras.Model,
+    source: Activations | PictureRows,
+    samples: Samples,
+    shown: Array,
+    recipe: Recipe,
+    *,
+    seed: int,
+    solver: Solver | None = None,
 ) -> tuple[Probe, dict[str, float]]:
     """Solve the linear head of a grafted model and put the solution into its Dense layer.
 
@@ -37,6 +42,7 @@ def solve_head(
         shown: places in `samples.train` that count, some of them more than once.
         recipe: its head's output and class weights are read.
         seed: of the folds.
+        solver: has solved the same problem before, perhaps.
 
     Returns:
         The probe, and its loss and accuracy on both sides: loss, accuracy, val_loss, val_accuracy.
@@ -44,15 +50,19 @@ def solve_head(
     several = recipe.head.output == "sigmoid"
     rows = samples.views[shown]
     groups = np.repeat(samples.groups[shown], rows.shape[1])
-    features, targets = _features(source, rows.reshape(-1)), samples.targets[rows.reshape(-1)]
+    targets = samples.targets[rows.reshape(-1)]
     weights = balanced_weights(targets) if recipe.class_weight == "balanced" else None
-    probe = solve(features, targets, several_labels=several, groups=groups, weights=weights, seed=seed)
+    solver = solver or Solver()
+    probe = solver.solve(
+        source, rows.reshape(-1), targets, several_labels=several, groups=groups, weights=weights, seed=seed,
+        strength=solver.strength,
+    )  # fmt: skip
     layer = model.get_layer("head_output")
     layer.kernel.assign(probe.kernel)
     layer.bias.assign(probe.bias)
     values: dict[str, float] = {}
     for prefix, side in (("", samples.train), ("val_", samples.validation)):
-        answers = probe.probabilities(_features(source, side))
+        answers = answers_of(probe, source, side)
         values[f"{prefix}loss"] = mean_loss(picture_losses(answers, samples.targets[side], several_labels=several))
         values[f"{prefix}accuracy"] = float((answers.argmax(1) == samples.targets[side].argmax(1)).mean())
     return probe, values
@@ -98,11 +108,3 @@ def improvement(before: Array, after: Array, *, seed: int, resamples: int = 2000
     random = np.random.default_rng(seed)
     means = [change[random.integers(len(change), size=len(change))].mean() for _ in range(resamples)]
     return float(np.mean(np.array(means) > 0))
-
-
-def _features(source: Activations | PictureRows, rows: Array) -> Array:
-    parts = [
-        np.asarray(source.gather(rows[start : start + _BLOCK])[0], dtype=np.float32).reshape(-1, source.shapes[0][-1])
-        for start in range(0, len(rows), _BLOCK)
-    ]
-    return np.concatenate(parts)

@@ -269,9 +269,7 @@ class Stages:
         """Solve the head; one row of history stands for it."""
         shown, _ = self._balanced()
         source = cast("Activations", plan.source)
-        probe, values = solve_head(
-            self.model, source, self.samples, shown, self.recipe, seed=seed, solver=self.solver
-        )
+        probe, values = solve_head(self.model, source, self.samples, shown, self.recipe, seed=seed, solver=self.solver)
         if probe.held_out is not None:
             views = self.samples.views.shape[1]
             self.out_of_fold = probe.held_out[::views], self.samples.targets[self.samples.train[shown]]

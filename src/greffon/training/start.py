@@ -135,6 +135,7 @@ def graft_head(
 
 def _take_head(model: Any, run: Path, class_names: Sequence[str]) -> str:
     """Start from the head of a run as well, where it is one for the same classes."""
+    from greffon.backbone.blocks import kept_channels
     from greffon.backbone.graft import split_parts
     from greffon.bundle.read import read_bundle
 
@@ -143,7 +144,8 @@ def _take_head(model: Any, run: Path, class_names: Sequence[str]) -> str:
     theirs = [variable for layer in split_parts(bundle.model()).head for variable in layer.weights]
     if list(bundle.class_names) != list(class_names):
         return f"the backbone is that of {run}; its head is for other classes and is left out"
-    if [(v.path, tuple(v.shape)) for v in ours] != [(v.path, tuple(v.shape)) for v in theirs]:
+    alike = [(v.path, tuple(v.shape)) for v in ours] == [(v.path, tuple(v.shape)) for v in theirs]
+    if not alike or kept_channels(model) != kept_channels(bundle.model()):
         return f"the backbone is that of {run}; its head is built otherwise and is left out"
     for mine, other in zip(ours, theirs, strict=True):
         mine.assign(other)
