@@ -193,6 +193,12 @@ class Stage(Options):
     keep_best: bool = Field(
         default=True, description="end the stage with the weights of its best validation loss, not its last"
     )
+    gradual: Literal["no", "group", "block"] = Field(
+        default="no",
+        description="unfreeze from the top downwards, one group or block more in each of several stages with these "
+        "options (ULMFiT, Howard & Ruder 2018); each has the stage's epochs and patience, and begins with the best so "
+        "far",
+    )
     carry_best: bool = Field(
         default=False,
         description="what the stage begins with counts as its epoch 0: kept where no epoch has a lower validation loss",
@@ -241,6 +247,11 @@ class Recipe(Options):
         default="all",
         description="balanced: in every epoch pictures of rare classes are shown several times, each class as often as "
         "the largest",
+    )
+    norm_statistics: Literal["pretrained", "adapted"] = Field(
+        default="pretrained",
+        description="statistics of the backbone's BatchNorm: those that came with it, or those of the pictures to "
+        "learn from, in one more pass before the training (AdaBN, Li et al. 2017)",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="drives split, order, initial weights and dropout")
     activations: Literal["float16", "float32"] = Field(
@@ -376,6 +387,22 @@ RECIPES: dict[str, Recipe] = {
                 batch_size=32,
                 patience=None,
                 keep_best=False,
+            ),
+        ),
+    ),
+    # After Howard & Ruder 2018, ULMFiT: from the top downwards, lower groups slower, the rate up and down again.
+    "gradual": Recipe(
+        stages=(
+            Stage(name="probe", optimizer="lbfgs"),
+            Stage(
+                name="unfrozen",
+                unfreeze="conv5",
+                gradual="block",
+                learning_rate="auto",
+                schedule="one-cycle",
+                group_decay=0.4,
+                epochs=8,
+                patience=3,
             ),
         ),
     ),

@@ -54,6 +54,8 @@ EXAMPLES = {
     "ema": ("0.99", 0.99),
     "soup": ("5", 5),
     "carry_best": (None, True),
+    "gradual": ("block", "block"),
+    "norm_statistics": ("adapted", "adapted"),
     "patience": ("2", 2),
     "keep_best": (None, False),
     "only_if_better": (None, True),
