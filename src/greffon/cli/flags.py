@@ -103,9 +103,9 @@ def _unfreeze(stages: tuple[Stage, ...], rules: Any) -> tuple[Stage, ...]:
 
 def _scale_learning_rates(stages: tuple[Stage, ...], first: Any) -> tuple[Stage, ...]:
     trained = [stage for stage in stages if stage.optimizer != "lbfgs"]
-    known = [stage.learning_rate for stage in trained if stage.learning_rate != "auto"]
+    known = [stage.learning_rate for stage in trained if not isinstance(stage.learning_rate, str)]
     # Where a rate is looked for there is no ratio to keep; twelve digits: 3e-05 and not 3.0000000000000004e-05.
-    same = first == "auto" or len(known) < len(trained)
+    same = isinstance(first, str) or len(known) < len(trained)
     rates = {
         stage.name: first if same else float(f"{rate * first / known[0]:.12g}")
         for stage, rate in zip(trained, known or [first] * len(trained), strict=False)

@@ -75,7 +75,7 @@ def fit_many(
     if len(set(names)) != len(names):
         raise InputError(f"the stages of trials must have different names, got {names}")
     stages = [trial.stage for trial in whole]
-    if any(it.learning_rate == "auto" or it.only_if_better or it.optimizer == "lbfgs" for it in stages):
+    if any(isinstance(it.learning_rate, str) or it.only_if_better or it.optimizer == "lbfgs" for it in stages):
         raise InputError(
             "the stages of trials must be trained by steps, with a learning rate and without only_if_better: those of "
             "greffon.train alone may be solved (lbfgs), search for a rate or be taken back"

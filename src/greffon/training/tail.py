@@ -137,7 +137,10 @@ class Tail(GraphModel):
             and keras.backend.backend() == "tensorflow"
             and not any(map(_looks_at_batches, keras.tree.flatten(given) if given else []))
         ):
-            self.steps_per_execution = max(1, *lengths)
+            steps = max(1, *lengths)
+            if steps != self.steps_per_execution:
+                self.train_function = None  # where single steps were looked at before, it was made for these
+            self.steps_per_execution = steps
 
 
 def _in_float32(tensor: Any) -> Any:
