@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from greffon.bundle.predict import Predictor, load
     from greffon.checking.check import check
     from greffon.checking.report import Check
+    from greffon.diagnosing.diagnose import diagnose
+    from greffon.diagnosing.result import Diagnosis
     from greffon.errors import (
         CheckFailedError,
         DataError,
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from greffon.evaluation.evaluate import Evaluation, evaluate
     from greffon.exporting.export import Exported, export
     from greffon.recipe import Head, Recipe, Stage
+    from greffon.searching.learning_rate import LearningRate, find_learning_rate
+    from greffon.searching.result import Study
+    from greffon.searching.tune import tune
     from greffon.training.fit import fit
     from greffon.training.job import Run, train
     from greffon.training.many import fit_many
@@ -51,8 +56,14 @@ _HOMES = {
     "Reproduction": "greffon.training.reproduce",
     "load": "greffon.bundle.predict",
     "Predictor": "greffon.bundle.predict",
+    "tune": "greffon.searching.tune",
+    "Study": "greffon.searching.result",
+    "find_learning_rate": "greffon.searching.learning_rate",
+    "LearningRate": "greffon.searching.learning_rate",
     "check": "greffon.checking.check",
     "Check": "greffon.checking.report",
+    "diagnose": "greffon.diagnosing.diagnose",
+    "Diagnosis": "greffon.diagnosing.result",
     "export": "greffon.exporting.export",
     "Exported": "greffon.exporting.export",
     "evaluate": "greffon.evaluation.evaluate",

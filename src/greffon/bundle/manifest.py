@@ -22,7 +22,7 @@ _KIND = "greffon run"
 FORMAT_VERSION = 1
 """To be raised when an older Greffon would misread what this one writes."""
 
-DERIVED = frozenset({"report.html"})
+DERIVED = frozenset({"diagnosis.json", "report.html"})
 """Files that are made from a run and may lie in it."""
 
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
