@@ -219,7 +219,7 @@ def _child(out: Path, data: Path, pipe: int, log: Path) -> None:
 
 
 def _train(out: Path, data: Path, tell: Any) -> None:
-    from greffon.training import job, partial, stage_memory
+    from greffon.training import job, partial, tail
     from greffon.training.progress import Reporter
     from greffon.training.resume import resume
 
@@ -239,7 +239,7 @@ def _train(out: Path, data: Path, tell: Any) -> None:
         def epoch(self, stage: str, epoch: int, epochs: int, logs: Any, best: bool) -> None:
             tell(f"{stage} {epoch}")
 
-    stage_memory._SMALL = 0  # checkpoints inside epochs, as with large activations
+    tail._SMALL = 0  # checkpoints inside epochs, as with large activations
     _before(partial, "save_state", lambda: tell(CHECKPOINT))
     _before(job, "write_bundle", lambda: tell("writing"))
     if (out.with_name(f"{out.name}.partial") / "job.json").exists():

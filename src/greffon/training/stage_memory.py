@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
+from greffon.training import tail as tails
 from greffon.training.checkpoint import CheckpointError, Parts
 from greffon.training.interrupts import Interrupts
-from greffon.training.tail import _SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -115,7 +114,7 @@ class StageMemory(keras.callbacks.Callback):
         self._memory, self._tail, self._feed, self._rate = memory, tail, feed, rate
         self._parts = Parts()
         self._parts.add_stateful(others)
-        self.epoch = self._step = 0
+        self.epoch = self._step = self._skipped = 0
         self._epochs = 0
         self._metrics: Sequence[Array] = ()
 
@@ -131,14 +130,12 @@ class StageMemory(keras.callbacks.Callback):
     def training(self, epochs: int) -> Iterator[None]:
         """Around the training loop."""
         self._epochs = epochs
-        with warnings.catch_warnings(), self._memory.interrupts.waits():
-            if self._step:  # the first epoch is shorter than Keras thinks
-                warnings.filterwarnings("ignore", message="Your input ran out of data")
+        with self._memory.interrupts.waits():
             yield
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """The feed goes to where the epoch begins; Keras has just set the metrics back."""
-        self.epoch = epoch
+        self.epoch, self._skipped = epoch, self._step
         self._feed.at(epoch, skipped=self._step)
         if self._step:
             self._build_metrics()
@@ -184,18 +181,30 @@ class StageMemory(keras.callbacks.Callback):
 class BatchMemory(StageMemory):
     """The same inside epochs; for stages whose epochs are more than one call."""
 
+    _is_cut = False
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Write a checkpoint when it is time; not behind the last batch, where the epoch's end writes one."""
-        self._step += 1
+        self._step = self._skipped + batch + 1
         if self._step < int(self._feed.num_batches or 0):
             self._save_if_due(self.epoch)
+        elif self._skipped:
+            # Keras knows nothing of skipped batches. It would ask for more, and a step without a batch still counts:
+            # for the optimizer, for seed generators.
+            self.model.stop_training = self._is_cut = True
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """The validation of a shortened epoch: the training goes on behind it."""
+        if self._is_cut:
+            self.model.stop_training = self._is_cut = False
 
 
 def stage_memory(
     memory: Memory, tail: Tail, cut: Cut, feed: StageFeed, others: Iterable[Any], rate: State
 ) -> StageMemory:  # fmt: skip
     """The one that suits: small activations are trained on in one call per epoch, which a look at batches would end."""
-    small = all(np.prod([side or _SMALL + 1 for side in shape]) <= _SMALL for shape in cut.shapes)
+    most = tails._SMALL
+    small = all(np.prod([side or most + 1 for side in shape]) <= most for shape in cut.shapes)
     kind = StageMemory if small and keras.backend.backend() == "tensorflow" else BatchMemory
     return kind(memory, tail, feed, others, rate)
 

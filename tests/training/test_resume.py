@@ -1,0 +1,417 @@
+"""A training that is interrupted, and what it ends with."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import signal
+from dataclasses import replace
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import polars as pl
+import pytest
+
+import greffon
+from greffon.backbone.resnet import resnet
+from greffon.bundle.read import read_bundle
+from greffon.errors import DataError, InputError
+from greffon.training import checkpoint, job, kept_pictures, stages, tail
+from greffon.training.choices import Choices
+from greffon.training.interrupts import InterruptedTraining, Interrupts
+from greffon.training.ordered import StageFeed
+from greffon.training.partial import Partial, partial_of
+from greffon.training.progress import Reporter
+from greffon.training.reproduce import compare
+from greffon.weights.sets import usual_preprocessing
+
+CLASSES = ("blue", "red", "stripes")
+RECIPE = greffon.Recipe(
+    weights="none",
+    image_size=32,
+    views=2,
+    feature_noise=0.05,
+    head=greffon.Head(pool="auto", dropout=0.2),
+    stages=(
+        greffon.Stage(name="probe", optimizer="lbfgs"),
+        greffon.Stage(name="head", learning_rate=1e-3, epochs=2, batch_size=8, patience=None),
+        greffon.Stage(
+            name="block", unfreeze="conv5", learning_rate="auto", epochs=2, batch_size=8, only_if_better=True
+        ),
+    ),
+)
+
+
+def render(folder, count=10):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.normal(80, 30, (36, 40, 3))
+            pixels[..., label] += 60
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def small_backbone(start, recipe):
+    """One block in each group: everything but the time that fifty layers take."""
+    backbone = resnet((1, 1, 1, 1), "thin", input_shape=(recipe.image_size, recipe.image_size, 3))
+    return backbone, usual_preprocessing("thin"), []
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A small network, and checkpoints inside epochs, as large activations have them."""
+    monkeypatch.setattr(job, "build_backbone", small_backbone)
+    monkeypatch.setattr(tail, "_SMALL", 0)
+
+
+def digest(run):
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    files = [hashlib.sha256((run / name).read_bytes()).hexdigest() for name in ("validation.parquet", "history.csv")]
+    return [record["weights_sha256"], *files, [stage["proof"]["digest"] for stage in record["stages"]]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Pictures, and a training of them that nobody interrupts; with a cache that lasts as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(job, "build_backbone", small_backbone)
+        patch.setattr(tail, "_SMALL", 0)
+        folder = render(tmp_path_factory.mktemp("pictures") / "all")
+        out = tmp_path_factory.mktemp("runs") / "run"
+        run = greffon.train(folder, out=out, recipe=RECIPE, reporter=Reporter(), checkpoint_every=0.0)
+        yield SimpleNamespace(folder=folder, run=run, digest=digest(run.path))
+
+
+class Killed(BaseException):
+    """Nothing of ours handles it, as nothing handles SIGKILL."""
+
+
+class Dies(Reporter):
+    """Ends the process, as far as one can from inside, when something is told."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def epoch(self, stage, epoch, epochs, logs, best):
+        if self.what == f"{stage} {epoch}":
+            raise Killed
+
+    def note(self, text):
+        if self.what in text:
+            raise Killed
+
+
+class Heard(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.warned, self.told = [], []
+
+    def warn(self, text):
+        self.warned.append(text)
+
+    def epoch(self, stage, epoch, epochs, logs, best):
+        self.told.append((stage, epoch))
+
+
+def dies_at_checkpoint(monkeypatch, number, *, before):
+    """The process ends before or behind the writing of a checkpoint, counted over the training."""
+    real, count = checkpoint.save_state, [0]
+
+    def save(file, state):
+        count[0] += 1
+        if not before:
+            real(file, state)
+        if count[0] == number:
+            raise Killed
+        if before:
+            real(file, state)
+
+    monkeypatch.setattr("greffon.training.partial.save_state", save)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("checkpoint", 5, False),  # inside an epoch of the head
+        ("checkpoint", 9, True),  # inside one of the block
+        ("told", "learning rate", None),
+        pytest.param(("told", "block 2", None), marks=pytest.mark.large),
+        *(pytest.param(("checkpoint", number, number % 2), marks=pytest.mark.large) for number in range(1, 13)),
+    ],
+)
+def test_a_killed_training_ends_as_if_it_had_not_been(undisturbed, tmp_path, monkeypatch, moment):
+    kind, when, before = moment
+    out = tmp_path / "run"
+    reporter = Dies(when) if kind == "told" else Reporter()
+    with monkeypatch.context() as patch:
+        if kind == "checkpoint":
+            dies_at_checkpoint(patch, when, before=before)
+        with pytest.raises(Killed):
+            greffon.train(undisturbed.folder, out=out, recipe=RECIPE, reporter=reporter, checkpoint_every=0.0)
+    assert not out.exists() and partial_of(out).is_dir()
+    heard = Heard()
+    run = greffon.resume(out, reporter=heard)
+    assert digest(run.path) == undisturbed.digest
+    assert not partial_of(out).exists()
+    assert heard.told == [(row["stage"], row["epoch"]) for row in read_bundle(run.path).history.to_dicts()]
+    assert json.loads((run.path / "run.json").read_text())["training"]["resumed"] == 1
+
+
+def test_a_signal_waits_for_the_next_step(undisturbed, tmp_path, monkeypatch):
+    """The first one; there is a checkpoint afterwards although none was due, and the training says how to go on."""
+    out = tmp_path / "run"
+    monkeypatch.setattr(stages, "find_rate", None)  # does not come so far
+
+    class Stops(Heard):
+        def epoch(self, stage, epoch, epochs, logs, best):
+            if stage == "head":
+                signal.raise_signal(signal.SIGTERM)
+
+    heard = Stops()
+    with pytest.raises(InterruptedTraining) as stopped:
+        greffon.train(undisturbed.folder, out=out, recipe=RECIPE, reporter=heard)
+    assert stopped.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    state = Partial.reopen(out).load()
+    assert (state["inside"]["epoch"], state["inside"]["step"]) == (1, 0)
+    assert any(f"--resume {out}" in text for text in heard.warned)
+    # What is there is not lost by accident.
+    with pytest.raises(InputError, match="--resume"):
+        greffon.train(undisturbed.folder, out=out, recipe=RECIPE, reporter=Reporter())
+    # Pictures that are not the same are not trained on; whoever puts them back can go on.
+    moved = undisturbed.folder / "red" / "0.png"
+    moved.rename(tmp_path / "0.png")
+    try:
+        with pytest.raises(DataError, match=r"1 gone: red/0\.png"):
+            greffon.resume(out, reporter=Reporter())
+    finally:
+        (tmp_path / "0.png").rename(moved)
+    assert Partial.reopen(out).load() is not None
+
+
+def test_a_second_signal_does_not_wait():
+    interrupts = Interrupts()
+    with interrupts.watched(), interrupts.waits():
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.asked
+        with pytest.raises(InterruptedTraining) as stopped:
+            signal.raise_signal(signal.SIGINT)
+    assert stopped.value.exit_code == 130
+    with Interrupts().watched(), pytest.raises(InterruptedTraining):
+        signal.raise_signal(signal.SIGINT)  # nothing to wait for
+
+
+def test_a_programs_own_handler_is_left_alone():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    try:
+        with Interrupts().watched():
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == [1]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- the folder ---
+
+
+def asked(**more):
+    return {"recipe": RECIPE.model_dump(mode="json"), "own_layer": False, "overwrite": False, "data": None} | more
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_the_training(tmp_path, monkeypatch):
+    partial, warned = Partial.create(tmp_path / "run", asked(), overwrite=False, every=0.0), []
+    partial.warn = warned.append
+    partial.save({"epoch": 1})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("greffon.training.partial.save_state", full)
+        partial.save({"epoch": 2})
+        partial.save({"epoch": 3})
+    assert partial.load() == {"epoch": 1}
+    assert len(warned) == 1 and "No space left on device" in warned[0]
+    partial.save({"epoch": 4})
+    assert partial.load() == {"epoch": 4}
+    partial.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time(tmp_path):
+    first = Partial.create(tmp_path / "run", asked(), overwrite=False)
+    for again in (
+        lambda: Partial.reopen(tmp_path / "run"),
+        lambda: Partial.create(tmp_path / "run", asked(), overwrite=True),
+    ):
+        with pytest.raises(InputError, match="another process"):
+            again()
+    first.release()
+    assert Partial.reopen(tmp_path / "run.partial").out == tmp_path / "run"
+
+
+def test_nothing_is_lost_by_accident(tmp_path):
+    out = tmp_path / "run"
+    partial = Partial.create(out, asked(), overwrite=False)
+    partial.release()
+    partial = Partial.create(out, asked(), overwrite=False)  # there was no checkpoint yet
+    partial.save({"epoch": 1})
+    partial.release()
+    with pytest.raises(InputError, match=r"greffon train --resume .*--overwrite"):
+        Partial.create(out, asked(), overwrite=False)
+    begun = Partial.create(out, asked(), overwrite=True)
+    assert begun.load() is None
+    begun.discard()
+    partial_of(out).mkdir()
+    (partial_of(out) / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="something else"):
+        Partial.create(out, asked(), overwrite=True)
+    assert (partial_of(out) / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"version": 99}'])
+def test_what_cannot_be_resumed(tmp_path, content):
+    if content is not None:
+        partial_of(tmp_path / "run").mkdir()
+        (partial_of(tmp_path / "run") / "job.json").write_text(content)
+    with pytest.raises(InputError, match=r"no interrupted training|another version"):
+        greffon.resume(tmp_path / "run", reporter=Reporter())
+
+
+def test_objects_of_a_process_that_is_gone(tmp_path):
+    Partial.create(tmp_path / "run", asked(split=None, manifest=None, columns=None), overwrite=False).release()
+    with pytest.raises(InputError, match="an object in Python"):
+        greffon.resume(tmp_path / "run", reporter=Reporter())
+    own = asked(own_layer=True, split=None)
+    Partial.create(tmp_path / "own", own, overwrite=False).release()
+    with pytest.raises(InputError, match="layer given in Python"):
+        greffon.resume(tmp_path / "own", reporter=Reporter())
+    with pytest.raises(InputError, match="not the one"):
+        greffon.resume(tmp_path / "own", recipe=greffon.Recipe(), reporter=Reporter())
+
+
+# --- order, choices ---
+
+
+class Rows:
+    """Stands where activations stand: a row is its number."""
+
+    in_memory, shapes, dtypes = True, [(1,)], [np.dtype(np.float32)]
+
+    def __len__(self):
+        return 20
+
+    def gather(self, rows):
+        return [np.asarray(rows, np.float32)[:, None]]
+
+
+def passes(feed, count):
+    found = []
+    for _ in range(count):
+        feed.on_epoch_begin()
+        if keras.backend.backend() == "tensorflow":
+            batches = [batch[0].numpy().ravel() for batch in feed.get_tf_dataset()]
+        else:
+            batches = [np.asarray(batch[0]).ravel() for batch in feed.get_numpy_iterator()]
+        found.append([batch.tolist() for batch in batches])
+        feed.on_epoch_end()
+    return found
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_epoch_begins_at_any_batch(weighted):
+    y = np.eye(2, dtype=np.float32)[np.arange(10) % 2]
+
+    def feed():
+        rows = np.arange(20).reshape(10, 2)
+        weights = np.ones(10, np.float32) if weighted else None
+        return StageFeed(Rows(), rows=rows, y=y, batch_size=4, shuffle=True, seed=3, sample_weight=weights)
+
+    whole = passes(feed(), 3)
+    assert [len(batch) for batch in whole[0]] == [4, 4, 2]
+    assert all(sorted(row // 2 for batch in epoch for row in batch) == list(range(10)) for epoch in whole)
+    assert len({str(epoch) for epoch in whole}) == 3  # other orders and views in every epoch
+    later = feed()
+    later.at(1, skipped=2)
+    assert passes(later, 2) == [whole[1][2:], whole[2]]
+
+
+def test_what_was_chosen_by_timing_is_chosen_again():
+    from greffon.frozen.graph import flatten
+
+    graph = flatten(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)]))
+    kept = []
+    first = Choices(changed=kept.append)
+    first.engine(graph, pictures=1)
+    assert first.xla("a", lambda: True)
+    [engine] = kept[-1]["engines"].values()
+    assert engine["engine"] == "onnx" and kept[-1]["xla"] == {"a": True}
+    other = json.loads(json.dumps(kept[-1]))
+    name = next(iter(other["engines"]))
+    other["engines"][name] |= {"threads": 1, "batch_size": 3}
+    again = Choices(other).engine(graph, pictures=100_000)
+    assert (again.threads, again.batch_size) == (1, 3)
+    other["engines"][name]["engine"] = "keras"
+    assert Choices(other).engine(graph, pictures=1).name == "keras"
+
+
+# --- reproducing ---
+
+
+def test_a_run_is_reproduced_to_the_bit(undisturbed, tmp_path):
+    found = greffon.reproduce(undisturbed.run.path, out=tmp_path / "again", reporter=Reporter())
+    assert found.same and found.history_equal and found.path == tmp_path / "again"
+    assert digest(found.path) == undisturbed.digest
+    assert json.loads(json.dumps(found.to_dict()))["same"] is True
+    assert "the same to the bit" in str(found)
+
+
+def test_how_far_two_runs_are_apart(undisturbed):
+    bundle = read_bundle(undisturbed.run.path)
+    table = bundle.table
+    moved = SimpleNamespace(
+        record=bundle.record | {"weights_sha256": "other", "log_loss": bundle.record["log_loss"] + 1.0},
+        table=table.with_columns(pl.col("p_blue") * 0.5),
+        history=bundle.history,
+        model=lambda: moved_model(bundle.model()),
+    )
+    found = compare(bundle, moved)
+    assert not found.same and not found.weights_equal and found.history_equal
+    assert found.weights_apart[0] == pytest.approx(0.25) and "bias" in found.weights_apart[1]
+    assert found.probabilities_apart == pytest.approx(float(table["p_blue"].max()) / 2)
+    assert "not the same" in str(found) and "log_loss" in str(found)
+    moved.table = table.head(2)
+    with pytest.raises(InputError, match="same pictures"):
+        compare(bundle, moved)
+
+
+def moved_model(model):
+    bias = model.get_layer("head_output").bias
+    bias.assign(bias + 0.25)
+    return model
+
+
+def test_a_run_whose_pictures_changed_is_not_reproduced(undisturbed, tmp_path, monkeypatch):
+    pictures = shutil.copytree(undisturbed.folder, tmp_path / "pictures")
+    real = kept_pictures.catalog_of_run
+    monkeypatch.setattr(
+        "greffon.training.reproduce.catalog_of_run", lambda bundle: replace(real(bundle), root=pictures)
+    )
+    (pictures / "red" / "0.png").write_bytes((pictures / "blue" / "0.png").read_bytes())
+    (pictures / "red" / "1.png").unlink()
+    with pytest.raises(DataError) as refused:
+        greffon.reproduce(undisturbed.run.path, reporter=Reporter())
+    assert "1 gone: red/1.png" in str(refused.value) and "1 changed: red/0.png" in str(refused.value)
+    shutil.rmtree(pictures)
+    with pytest.raises(DataError, match="is gone"):
+        greffon.reproduce(undisturbed.run.path, reporter=Reporter())
