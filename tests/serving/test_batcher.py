@@ -29,11 +29,11 @@ def pixels(value):
     return np.full((2, 2, 3), value, np.uint8)
 
 
-def with_batcher(test, *, batch=4, wait=0.0, lanes=1):
+def with_batcher(test, *, batch=4, wait=0.0, lanes=1, quiet=0.0):
     model = Model()
 
     async def main():
-        shared = Lanes(lanes)
+        shared = Lanes(lanes, quiet=quiet)
         try:
             await test(model, Batcher(model.run, shared, batch=batch, wait=wait))
         finally:
@@ -148,3 +148,16 @@ def test_a_picture_that_is_not_the_only_one_takes_one_lane():
         assert model.batches == [1, 1, 1]
 
     with_batcher(test, lanes=2)
+
+
+@pytest.mark.parametrize(("quiet", "alone"), [(0.0, True), (60.0, False)])
+def test_after_company_a_lone_picture_takes_one_lane_for_a_while(quiet, alone):
+    async def test(model, batcher):
+        for _ in range(4):
+            model.go.release()
+        await batcher.submit(pixels(1))
+        await asyncio.gather(batcher.submit(pixels(2)), batcher.submit(pixels(3)))
+        await batcher.submit(pixels(4))
+        assert model.alone == [True, False, False, alone]
+
+    with_batcher(test, lanes=2, quiet=quiet)

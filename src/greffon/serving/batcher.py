@@ -2,14 +2,19 @@
 
 A picture that is alone is computed by all processors together, which answers it soonest. Where there are more, each
 processor is a lane that computes a batch of its own: nothing waits for the slowest thread of every layer, and what is
-done is answered while the others go on. On processors a large batch takes as long per picture as a small one, or longer
-where it leaves the cache; so batches share out what waits, and are never held back for pictures that may come, only, if
-asked to, for pictures that are being decoded already, and only for `wait` seconds.
+done is answered while the others go on. Computing together costs more, as threads wait for one another. So a picture
+that is alone now, though others were here with it a moment ago, gets one lane: on a machine that is busy most of the
+time, what the lone ones lose is less than what all others would wait for them.
+
+On processors a large batch takes as long per picture as a small one, or longer where it leaves the cache; so batches
+share out what waits, and are never held back for pictures that may come, only, if asked to, for pictures that are being
+decoded already, and only for `wait` seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +26,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+QUIET_SECONDS = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +59,13 @@ class Lanes:
 
     Args:
         count: batches that are computed at once, at least 1.
+        quiet: seconds without two pictures at once, after which a lone picture is computed by all.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, quiet: float = QUIET_SECONDS) -> None:
         self.count = count
+        self._quiet = quiet
+        self._met = -math.inf
         self.executor = ThreadPoolExecutor(count, "greffon-engine")
         self._busy = 0
         self._freed = asyncio.Event()
@@ -64,6 +74,15 @@ class Lanes:
     def free(self) -> int:
         """Lanes on which nothing is computed."""
         return self.count - self._busy
+
+    @property
+    def are_quiet(self) -> bool:
+        """Whether no two pictures have been here at once lately."""
+        return time.perf_counter() - self._met > self._quiet
+
+    def meet(self) -> None:
+        """Two pictures are here at once."""
+        self._met = time.perf_counter()
 
     async def wait(self) -> None:
         """Until a lane is free."""
@@ -128,6 +147,8 @@ class Batcher:
         """
         answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
         self._pending.append(_Waiting(pixels, answer, time.perf_counter()))
+        if self._lanes.free < self._lanes.count or len(self._pending) + self._coming > 1:
+            self._lanes.meet()
         self._changed.set()
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -146,7 +167,7 @@ class Batcher:
 
     def _start(self, free: int) -> None:
         """Compute what waits, or this lane's share of it."""
-        alone = free == self._lanes.count and len(self._pending) + self._coming <= 1
+        alone = free == self._lanes.count and len(self._pending) + self._coming <= 1 and self._lanes.are_quiet
         taken: list[_Waiting] = []
         share = min(self._batch, -(-len(self._pending) // free))
         while self._pending and len(taken) < share:
