@@ -65,7 +65,7 @@ def train(data, out, *stages, head=None, **options):
     return greffon.train(data, out=out, recipe=recipe, split=split, reporter=Reporter()).path
 
 
-def rewritten(run, out, *, class_names=None, change=None):
+def rewritten(run, out, *, class_names=None, change=None, split=None):
     """A copy of a run with other names for its outputs, or with a model that was changed."""
     from greffon.bundle.read import read_bundle
     from greffon.bundle.write import BundleContents, write_bundle
@@ -85,6 +85,6 @@ def rewritten(run, out, *, class_names=None, change=None):
     record = {key: value for key, value in bundle.record.items() if key in {"root", "stages", "pool"}}
     contents = BundleContents(
         model=model, class_names=names, image_size=SIDE, resize=bundle.preprocessing.resize, recipe=bundle.recipe,
-        split=bundle.split, history=bundle.history, validation=table, record=record,
+        split=bundle.split if split is None else split, history=bundle.history, validation=table, record=record,
     )  # fmt: skip
     return write_bundle(out, contents)

@@ -167,3 +167,21 @@ def test_records_that_hold_something_else_are_not_shown():
     assert times_of({"seconds": {"trunk": 1.5}, "trunk": 7, "trunk_seconds": None, "seconds_saved": True}) == []
     assert times_of({"seconds": 65, "seconds_saved": -3}) == [("the whole training", "1 min 05 s")]
     assert [number(value) for value in (float("nan"), "3", True, 3)] == [None, None, None, 3.0]
+
+
+def test_causes_are_read_as_data(tmp_path):
+    import json
+
+    from greffon.reporting.causes import causes_of
+
+    assert causes_of(tmp_path) == []
+    file = tmp_path / "diagnosis.json"
+    good = {"cause": "leak", "verdict": "found", "said": "so", "now": 0.9, "without": 0.7, "gain_interval_95": [-1, 0]}
+    odd = {"verdict": "not found", "now": "many", "without": True, "gain_interval_95": [1]}
+    file.write_text(json.dumps({"findings": [good, odd, {"verdict": "perhaps"}, 7]}))
+    first, second = causes_of(tmp_path)
+    assert (first.name, first.now, first.without, first.interval) == ("leak", 0.9, 0.7, (-1.0, 0.0))
+    assert (second.now, second.without, second.interval) == (None, None, None)
+    for text in ("[]", "{", '{"findings": 3}', "[" * 100_000):
+        file.write_text(text)
+        assert causes_of(tmp_path) == []

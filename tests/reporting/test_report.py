@@ -234,6 +234,19 @@ def test_a_stage_that_was_taken_back_is_said_to_be(folder, tmp_path):
     assert "Kept" not in text
 
 
+def test_a_diagnosis_is_shown_where_there_is_one(copied):
+    cause = {"cause": "leak <b>", "verdict": "found", "said": "3 <i> copies", "advice": "Split", "measure": "accuracy"}
+    cause |= {"now": 0.9, "without": 0.7, "gain_interval_95": [-0.3, -0.1]}
+    (copied / "diagnosis.json").write_text(json.dumps({"findings": [cause, {"cause": "x", "verdict": "not found"}]}))
+    text = report(copied, most=0, neighbours=0).path.read_text(encoding="utf-8")
+    assert "Causes that were tried out" in text
+    assert "leak &lt;b&gt;" in text
+    assert "3 &lt;i&gt; copies" in text
+    assert "-0.300 to -0.100" in text
+    (copied / "diagnosis.json").unlink()
+    assert "Causes that" not in report(copied, most=0, neighbours=0).path.read_text(encoding="utf-8")
+
+
 def test_a_model_that_cannot_be_opened_leaves_the_numbers(folder, copied, monkeypatch):
     from greffon.bundle.read import Bundle
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CAUSE = "label noise"
 _SUREST = 0.4  # share of each class's answers that are looked at
 _LEAST = 0.03  # of wrong labels among these, with 97.5 % certainty
+_AS_OFTEN = 0.75  # of the share of all answers: where classes are hard to tell apart, the surest are wrong less often
 _SHOWN = 5
 _FEWEST = 10  # pictures among the surest
 
@@ -61,7 +62,7 @@ def try_label_noise(subject: Subject) -> Finding:
         f"{share:.1%} (95 % interval {interval[0]:.1%} to {interval[1]:.1%}) contradict the label; {len(errors)} of "
         f"{len(answers)} labels are probably wrong"
     )
-    found = interval[0] > _LEAST and errors
+    found = interval[0] > _LEAST and errors and share >= _AS_OFTEN * (1 - right.mean())
     change = _without(subject, right, answers, {path for it in errors for path in it.paths}) if found else None
     if not found:
         return Finding(CAUSE, "not found", f"{said}.", change, details=details)

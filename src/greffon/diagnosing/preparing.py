@@ -87,17 +87,16 @@ def _sample(subject: Subject) -> Array:
 
 
 def _named(subject: Subject, features: Array, rows: Array) -> Array | None:
-    # Not by groups of near-copies: those are looked for among the features that are in question here.
     if not np.isfinite(features).all():
         return None
-    return held_out(features, subject.targets[rows], None, several_labels=subject.several)
+    return held_out(features, subject.targets[rows], subject.groups[rows], several_labels=subject.several)
 
 
 def _change(subject: Subject, before: Array, after: Array, rows: Array) -> Change:
     targets = subject.targets[rows]
     losses = [picture_losses(it, targets, several_labels=subject.several) for it in (before, after)]
     right = [subject.rightness(it, targets) for it in (before, after)]
-    return compared(right[0], right[1], losses=(losses[0], losses[1]))
+    return compared(right[0], right[1], groups=subject.groups[rows], losses=(losses[0], losses[1]))
 
 
 def _others(record: Preprocessing) -> list[Preprocessing]:

@@ -29,6 +29,7 @@ _BLIND = {10.0: 0, 0.1: 1}  # steps in a direction that need not help: a tenth o
 _WORK = 4e11  # multiply-accumulates that one try may take: some ten seconds on two cores
 _FEWEST_EPOCHS = 2
 _STILL = 0.02  # share by which the training loss has to fall over a stage, or it stood still
+_FAR = 10.0  # times the loss of chance
 _DIVERGED = 1.5  # last training loss over the first one
 
 
@@ -194,14 +195,20 @@ class _Experiment:
 def _symptom(subject: Subject, stage: Stage) -> str:
     """What the history says of a stage; "" where nothing is odd."""
     history = subject.bundle.history
+    if any("not a number" in note and repr(stage.name) in note for note in subject.bundle.notes):
+        return "the loss became not a number"
     if "loss" not in history.columns:
         return ""
     losses = np.array(history.filter(history["stage"] == stage.name)["loss"].to_list(), float)
-    if any("not a number" in note and repr(stage.name) in note for note in subject.bundle.notes):
-        return "the loss became not a number"
-    losses = losses[np.isfinite(losses)]
+    return _sign(losses[np.isfinite(losses)], float(np.log(max(2, len(subject.class_names)))))
+
+
+def _sign(losses: Array, chance: float) -> str:
+    """What the training losses of a stage say, beside the loss of chance."""
     if len(losses) < 2:
         return ""
+    if losses.max() > _FAR * chance:
+        return f"the training loss was as high as {losses.max():.3g}, where chance has {chance:.3g}"
     if losses[-1] > _DIVERGED * losses[0]:
         return f"the training loss rose from {losses[0]:.3g} to {losses[-1]:.3g}"
     if losses[-1] > (1 - _STILL) * losses[0]:

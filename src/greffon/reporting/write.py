@@ -184,6 +184,7 @@ class _Making:
 
     def facts(self, data: Any) -> dict[str, Any]:
         """Everything that the template asks for."""
+        from greffon.reporting.causes import causes_of
         from greffon.reporting.facts import most_confused, reproducing, stages_of, times_of, versions_of
 
         bundle, told = self._bundle, self._sides[0]
@@ -212,6 +213,7 @@ class _Making:
             "confused": most_confused(told.measures),
             "calibration": self._calibration(),
             "reliability": self._reliability(),
+            "causes": causes_of(bundle.path),
             "mistakes": self.mistakes,
             "unsure": self.unsure,
             "notes": list(dict.fromkeys([*bundle.notes, *self.notes])),
