@@ -180,7 +180,7 @@ def test_channels_of_all_blocks_are_chosen_and_the_trunk_runs_once(blocks_run, p
     # 4 cells of 3 x 128, 4 x 256, 6 x 512 and 3 x 1024 channels.
     assert (chosen["chosen"], chosen["of"], chosen["channels"]) == ("blocks2", 30208, 604)
     assert list(chosen["held_out_loss"]) == ["0.02"]
-    assert (record["trunk"]["computed"], record["trunk"]["reused"]) == (48, 0)
+    assert record["trunk"]["computed"] + record["trunk"]["reused"] == 48, "the kept channels came from all of them"
     assert record["stages"][0]["cut"] == "head_blocks"
     model = keras.models.load_model(blocks_run.path / "model.keras")
     assert model.get_layer("head_output").kernel.shape == (604, 3)
@@ -223,7 +223,6 @@ def test_a_problem_is_solved_once(pictures, tmp_path, monkeypatch):
 
 
 def test_very_many_pictures_are_read_in_blocks(probe_run, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(solver.Solver, "fitting", lambda self, targets, width, seed: np.arange(0, len(targets), 2))
     whole = dict(_record(probe_run)["stages"][0]["penalty"])
     streamed, read = [], solver.solve_streamed
 
@@ -233,7 +232,7 @@ def test_very_many_pictures_are_read_in_blocks(probe_run, pictures, tmp_path, mo
 
     monkeypatch.setattr(solver, "solve_streamed", in_blocks)
     monkeypatch.setattr("greffon.training.job.Solver", partial(solver.Solver, most_bytes=0))
-    run = _train(pictures, tmp_path / "run", RECIPE)
+    run = _train(pictures, tmp_path / "run", RECIPE.replace(head=greffon.Head()))
     assert len(streamed) == 1, "the baseline is the same problem"
     ours, theirs = (pl.read_parquet(it.path / "validation.parquet").select(pl.col("^p_.*$")) for it in (run, probe_run))
     np.testing.assert_allclose(ours.to_numpy(), theirs.to_numpy(), atol=2e-3)
@@ -256,3 +255,15 @@ def test_the_run_is_calibrated_and_set_beside_baselines(probe_run):
     ours, probe = record["baselines"]["this run"], record["baselines"]["probe"]
     assert ours["log_loss"] == pytest.approx(probe["log_loss"], rel=0.05)
     assert "nearest neighbour" in str(probe_run)
+
+
+def test_without_a_test_the_headline_is_of_repeated_folds(probe_run, blocks_run):
+    folds = _record(probe_run)["folds"]
+    assert (folds["count"], folds["folds"], folds["repeats"]) == (48, 5, 3)
+    low, high = folds["accuracy_interval_95"]
+    assert low < folds["accuracy"] < high
+    first, second, *_ = str(probe_run).splitlines()
+    assert first.startswith("3 x 5 folds of 48 pictures")
+    assert second.startswith("validation accuracy")
+    assert "flattering" in second
+    assert "of the solved head alone" in str(blocks_run).splitlines()[0], "its last block is trained as well"

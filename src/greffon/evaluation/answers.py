@@ -111,13 +111,25 @@ def wanted_confidence(
 
 
 def pooled_output(graph: FlatGraph) -> int | None:
-    """The tensor of a graph that holds one row of features per picture, the first such of at most `WIDEST` numbers."""
+    """The tensor of a graph that holds one row of features per picture, the first such of at most `WIDEST` numbers.
+
+    All answers have to come from it alone: of several poolings that a head joins none is it.
+    """
     for node in graph.nodes:
         for tensor in node.outputs:
             shape = graph.specs[tensor].shape
-            if len(shape) == 2 and shape[1] is not None and 1 < shape[1] <= WIDEST and tensor not in graph.outputs:
+            row = len(shape) == 2 and shape[1] is not None and 1 < shape[1] <= WIDEST
+            if row and tensor not in graph.outputs and _decides(graph, tensor):
                 return tensor
     return None
+
+
+def _decides(graph: FlatGraph, tensor: int) -> bool:
+    try:
+        graph.between([tensor], graph.outputs)
+    except ValueError:
+        return False
+    return True
 
 
 def _engine(predictor: Predictor) -> Engine | None:

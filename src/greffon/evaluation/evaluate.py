@@ -15,6 +15,7 @@ from greffon.evaluation.beside import MOST_UNASKED, Pictures, baselines_beside, 
 from greffon.evaluation.calibration import reliability
 from greffon.evaluation.evaluated import Evaluation
 from greffon.evaluation.measures import answers_of, measure
+from greffon.evaluation.probe import FOLDS
 from greffon.evaluation.table import prediction_table, write_table
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
         side: which of train/, val/ and test/; `auto`: test/ if it is there, else val/, else all pictures.
         allow_missing: whether classes of the model may have no folder.
         folds: at least 2: deal all pictures into so many folds, three times over, and measure a head that is solved on
-            the features of the run's network; None: do not.
+            the features of the run's network; None: five where the run knows all pictures and they are up to 1,000,
+            as there is no better number then, else none.
         baselines: None: the largest class always, nearest neighbour and solved head where up to 1,000 pictures that
             the run was trained on are among those evaluated; True: also where they are on another side of the data, or
             more; False: none.
@@ -108,7 +110,8 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
     sure = wanted_confidence(predictor.bundle, min_confidence=min_confidence, max_error=max_error)
     catalog, rows, chosen = _labelled(predictor, data, columns, side, allow_missing=allow_missing, progress=progress)
     known = _known(predictor, rows["hash"])
-    features = folds is not None or baselines is True or (baselines is None and _can_compare(known))
+    unasked = folds is None and bool(len(rows)) and not known.is_null().any() and len(rows) <= MOST_UNASKED
+    features = folds is not None or unasked or baselines is True or (baselines is None and _can_compare(known))
     pictures, probabilities, unreadable = _named(predictor, catalog, rows, features, progress)
     notes = [*predictor.notes, *_notes(catalog, chosen)]
     beside: dict[str, Any] = {}
@@ -116,6 +119,8 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
         learned = _learned(predictor, catalog, rows, progress) if baselines else None
         beside["baselines"], more = baselines_beside(predictor.bundle, pictures, learned, asked=bool(baselines))
         notes += more
+    if unasked and pictures.features is not None and _can_deal(pictures):
+        folds = FOLDS
     if folds is not None:
         if pictures.features is None:
             raise InputError("folds need a run whose network pools its features to one row per picture; this has none")
@@ -203,6 +208,14 @@ def _learned(predictor: Predictor, catalog: Catalog, rows: pl.DataFrame, progres
         named = name_pictures(predictor, files, features=True, advance=advance)
     pictures = Pictures(more, catalog.targets(more), _known(predictor, more["hash"]), named.features)
     return pictures.where(pl.Series([error is None for error in named.errors]))
+
+
+def _can_deal(pictures: Pictures) -> bool:
+    """Whether every class has pictures for two folds, copies counted once."""
+    groups = pictures.groups
+    several = bool((pictures.targets.sum(axis=1) != 1).any())
+    present = pictures.targets[:, pictures.targets.any(axis=0)]
+    return several or min(len(set(groups[column > 0])) for column in present.T) > 1
 
 
 def _can_compare(known: pl.Series) -> bool:

@@ -87,10 +87,11 @@ class Evaluation:
         return f"{above}{self.measures._repr_html_()}{table}{below}"
 
     def _above(self) -> list[str]:
-        return [] if self.is_test else [_NO_TEST]
+        return [] if self.is_test else [_NO_TEST, *([] if self.folds is None else [str(self.folds)])]
 
     def _below(self) -> list[str]:
-        return [str(part) for part in (self.selected, self.folds) if part is not None]
+        parts = (self.selected, self.folds if self.is_test else None)
+        return [str(part) for part in parts if part is not None]
 
 
 _NO_TEST = "This is no test: the run knows all of these pictures, so the numbers say nothing about new ones."

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import keras
 
     from greffon.evaluation.baselines import Baselines
+    from greffon.evaluation.folds import Folds
     from greffon.evaluation.measures import Measures
     from greffon.frozen.activations import Activations
     from greffon.frozen.store import ActivationStore
@@ -104,6 +105,48 @@ def features_of_sides(first: FirstPass, catalog: Catalog, side: str = "train") -
     rows = dict(zip(frame["path"].to_list(), range(len(frame)), strict=True))
     places = np.array([rows[path] for path in catalog.side(side)["path"].to_list()], np.int64)
     return lambda chosen: averaged.gather(places[chosen])[0]
+
+
+MOST_FOLDED = 1000
+"""Pictures up to which repeated folds are taken without being asked for: some seconds."""
+
+
+def folds_of(
+    first: FirstPass, catalog: Catalog, together: Sequence[Sequence[str]], recipe: Recipe
+) -> tuple[Folds | None, str]:
+    """How good the head is on pictures that no choice was made by, where there is no test/; and what is to be said.
+
+    All pictures that were split are dealt into folds, three times over, and the head is solved anew for each. So it is
+    the head that is measured, on the network as it was before any of it was trained.
+
+    Args:
+        first: with features.
+        catalog: split.
+        together: content hashes of near-copies, which stay in one fold.
+        recipe: its head, with the pooling that was chosen, and its seed are read.
+    """
+    from greffon.errors import DataError
+    from greffon.evaluation.folds import folds
+    from greffon.training.solver import features_of
+
+    frame = to_split(catalog)
+    if len(catalog.side("test")):
+        return None, ""
+    if len(frame) > MOST_FOLDED:
+        return None, "for a number that nothing was chosen by: greffon evaluate RUN DATA --side all --folds 5"
+    source = first.features.get(recipe.head.pool) or first.features["avg"]
+    try:
+        found = folds(
+            features_of(source, np.arange(len(frame))),
+            catalog.targets(frame),
+            groups=group_numbers(frame, together),
+            seed=recipe.seed,
+            several_labels=recipe.head.output == "sigmoid",
+        )
+    except DataError:
+        return None, ""  # too few pictures of a class
+    trained = any(not recipe.solves(stage) for stage in recipe.stages)
+    return found, "of the solved head alone: stages that train more are not in it" if trained else ""
 
 
 def set_beside(

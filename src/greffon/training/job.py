@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from greffon.bundle.predict import Predictor
     from greffon.evaluation.baselines import Baselines
+    from greffon.evaluation.folds import Folds
     from greffon.evaluation.measures import Measures
     from greffon.pictures.catalog import Catalog
     from greffon.pictures.sources.columns import Columns
@@ -59,12 +60,17 @@ class Run:
         summary: the figures that `--json` prints.
         baselines: majority class, nearest neighbour and solved head on the same pictures; None where near-copies were
             not looked for, which gives the features.
+        folds: repeated folds of the solved head, a number that nothing was chosen by; None where there is a test/ to be
+            asked, where there are too many pictures, or without features.
+        about_folds: what is to be said of them, or instead of them.
     """
 
     path: Path
     measures: Measures = field(repr=False)
     summary: dict[str, Any] = field(repr=False)
     baselines: Baselines | None = field(default=None, repr=False)
+    folds: Folds | None = field(default=None, repr=False)
+    about_folds: str = field(default="", repr=False)
 
     def load(self) -> Predictor:
         """What predicts with the run's model."""
@@ -82,7 +88,11 @@ class Run:
 
     def _lines(self) -> list[str]:
         saved = self.summary["seconds_saved"]
-        lines = [
+        lines = [] if self.folds is None else [str(self.folds) + (f" ({self.about_folds})" if self.about_folds else "")]
+        if self.folds is None and self.about_folds:
+            lines = [self.about_folds]
+        above = len(lines) + 1
+        lines += [
             f"validation {self.measures.headline()} (also used to choose the epoch, so a little flattering)",
             f"time {duration(self.summary['seconds'])}, "
             f"of which the frozen part {duration(self.summary['trunk_seconds'])}",
@@ -94,7 +104,7 @@ class Run:
                 f"here: {duration(saved)} saved"
             )
         if self.baselines is not None:
-            lines[1:1] = str(self.baselines).splitlines()
+            lines[above:above] = str(self.baselines).splitlines()
         return [*lines, f"run {self.path}"]
 
 
@@ -187,6 +197,7 @@ class Job:
             partial.warn = self.note
         self._chosen: dict[str, Any] = {}
         self._beside: Callable[[Measures], Baselines] | None = None
+        self._folds: Callable[[], tuple[Folds | None, str]] = lambda: (None, "")
         self._features: Callable[[Array], Array] | None = None
         self._began = time.perf_counter()
 
@@ -290,11 +301,10 @@ class Job:
     def _run(self, catalog: Catalog, out: Path, *, overwrite: bool) -> Run:
         import keras
 
-        from greffon.training.first_pass import features_of_sides, set_beside
+        from greffon.training.first_pass import features_of_sides, folds_of, set_beside
         from greffon.training.gradual import gradual_stages
         from greffon.training.samples import samples_of
         from greffon.training.stage_memory import Memory
-        from greffon.training.stages import Stages
 
         recipe = self.recipe
         keras.utils.set_random_seed(recipe.seed)
@@ -326,12 +336,14 @@ class Job:
         if recipe.norm_statistics == "adapted":
             self._adapt_norms(model, samples)
         earlier = first.planned if first else None
-        stages = Stages(
+        stages = self._make_stages(
             model, recipe, samples, store, self.reporter, notes=self.notes, earlier=earlier, choices=choices,
             memory=Memory(model, self.partial, self.interrupts), solver=solver,
         )  # fmt: skip
         results, probabilities = stages.run()
         self._features = features_of_sides(first, catalog) if first else None
+        if first is not None:
+            self._folds = lambda: folds_of(first, catalog, together, recipe)
         if first is not None and first.near is not None:
             self._beside = lambda measures: set_beside(
                 first, catalog, together, recipe=recipe, measures=measures, solver=solver
@@ -388,6 +400,11 @@ class Job:
 
         return look_first(*args, **options)
 
+    def _make_stages(self, *args: Any, **options: Any) -> Stages:
+        from greffon.training.stages import Stages
+
+        return Stages(*args, **options)
+
     def _store(self) -> Any:
         from greffon.frozen.store import ActivationStore
 
@@ -423,6 +440,8 @@ class Job:
             name: value for name, value in calibration.to_dict().items() if not name.startswith("bins")
         }
         self._chosen["baselines"] = beside.to_dict() if beside else None
+        folds, about = self._folds()
+        self._chosen["folds"] = folds.to_dict() if folds else None
         summary = self._summary(measures, catalog, results, stages)
         contents = BundleContents(
             model=model,
@@ -444,7 +463,7 @@ class Job:
             **self._kept(model, catalog, stages),
         )
         path = write_bundle(out, contents, overwrite=overwrite, if_taken="beside")
-        run = Run(path, measures, summary, beside)
+        run = Run(path, measures, summary, beside, folds, about)
         self.reporter.summary(run)
         return run
 
