@@ -56,7 +56,13 @@ class Explainer:
         graph = flatten(model)
         tensor = _feature_map(model, graph)
         self._front = graph.between(graph.inputs, (tensor,))
-        self._head, self._finish = _to_scores(graph, tensor)
+        try:
+            self._head, self._finish = _to_scores(graph, tensor)
+        except ValueError:
+            raise InputError(
+                f"the answers of {model.name!r} come from earlier feature maps too, such as those of all blocks: a map "
+                "of the last one would show a part of what they rest on"
+            ) from None
 
     def features(self, pictures: Array) -> Array:
         """The last feature map: float32 (n, height, width, channels).
