@@ -279,3 +279,39 @@ def test_numbers_too_large_for_float16_are_kept_in_float32(photos_folder, tmp_pa
     run = greffon.train(photos_folder, out=tmp_path / "run", recipe=recipe, reporter=notes)
     assert run.summary["trunk"]["activations"] == "float32"
     assert any("float16" in text for text in notes.said)
+
+
+def test_a_run_keeps_small_pictures_and_what_the_network_sees_in_them(run, photos_folder):
+    import io
+
+    from PIL import Image
+
+    from greffon.bundle.contract import contract_of
+    from greffon.bundle.neighbours import neighbours_of
+    from greffon.pictures.decode import decode
+
+    bundle = read_bundle(run.path)
+    kept = neighbours_of(bundle)
+    assert [probe["origin"] for probe in contract_of(bundle)["probes"]] == ["validation"] * 8
+    assert len({probe["label"] for probe in contract_of(bundle)["probes"]}) > 1
+    assert set(kept.paths) == set(bundle.split.filter(pl.col("split") == "train")["path"])
+    assert [bundle.class_names[label] for label in kept.labels] == [path.split("/")[0] for path in kept.paths]
+    with Image.open(io.BytesIO(kept.thumbnails[3])) as small:
+        assert (small.format, max(small.size)) == ("JPEG", SIDE)
+    pixels = np.stack([decode(photos_folder / path, SIDE, bundle.preprocessing.resize) for path in kept.paths])
+    (features,) = greffon.load(run.path).engine.run([pixels], wanted=["features"])
+    cosines = (features * kept.features).sum(axis=1) / np.linalg.norm(features, axis=1)
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
+
+
+def test_without_pictures_nothing_of_them_is_in_a_run(photos_folder, tmp_path):
+    recipe = RECIPE.replace(stages=(HEAD.replace(epochs=1),), head=greffon.Head(pool="grid2"), image_size=64)
+    with_them = greffon.train(photos_folder, out=tmp_path / "with", recipe=recipe, reporter=Reporter())
+    assert (with_them.path / "neighbours.npz").is_file()  # also behind a pooling that is not the average
+    run = greffon.train(photos_folder, out=tmp_path / "without", recipe=recipe, reporter=Reporter(), pictures=False)
+    contract = json.loads((run.path / "contract.json").read_text(encoding="utf-8"))
+    assert [probe["origin"] for probe in contract["probes"]] == ["rendered"] * 8
+    for file in run.path.rglob("*"):
+        if file.is_file() and file.parent.name != "probes":
+            content = file.read_bytes()
+            assert not any(start in content for start in (b"\x89PNG", b"\xff\xd8\xff", b"features.npy")), file

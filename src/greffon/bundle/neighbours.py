@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,12 +82,11 @@ def chosen_rows(targets: Array) -> Array:
     from greffon.pictures.contact_sheet import choose
 
     labels = [str(number) for number in np.argmax(targets, axis=1)]
-    limit = max(1, min(MOST_OF_A_CLASS, MOST))
     kept: dict[str, int] = {}
     rows = []
     for row in choose(labels, MOST):
         kept[labels[row]] = kept.get(labels[row], 0) + 1
-        if kept[labels[row]] <= limit:
+        if kept[labels[row]] <= MOST_OF_A_CLASS:
             rows.append(row)
     return np.array(sorted(rows), np.int64)
 
@@ -110,7 +110,7 @@ def write_neighbours(folder: Path, neighbours: Neighbours, *, several_labels: bo
     """Write the file; the same bytes for the same pictures."""
     features = np.asarray(neighbours.features, np.float32)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    arrays: dict[str, Array] = {
+    arrays: dict[str, Any] = {
         "features": (features / np.where(lengths > 0, lengths, 1.0)).astype(np.float16),
         "labels": neighbours.labels,
         "paths": np.array([_text(path) for path in neighbours.paths], np.str_),
@@ -143,7 +143,7 @@ def neighbours_of(bundle: Bundle) -> Neighbours | None:
         arrays["features"].astype(np.float32),
         targets,
         tuple(str(path) for path in arrays["paths"]),
-        tuple(blob[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)),
+        tuple(blob[start:end] for start, end in pairwise(offsets)),
     )
 
 

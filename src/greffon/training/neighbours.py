@@ -83,7 +83,7 @@ def _features(model: keras.Model, cut: Cut, source: Any, rows: Array) -> Array |
     return None if tensor is None else _gathered(source, rows, build_engine(_averaged(tail, tensor)))
 
 
-def _is_still(model: keras.Model, known: Array, pictures: list[Array]) -> bool:
+def _is_still(model: keras.Model, known: Array, pictures: Sequence[Array]) -> bool:
     """Whether these are the features that the model has now, but for the rounding of what is kept."""
     from greffon.frozen.agreement import norm_difference
     from greffon.frozen.graph import flatten
