@@ -50,6 +50,7 @@ class StageFacts:
         history: one row per epoch.
         best: the epoch with the least validation loss, or None.
         remarks: what else is to be said, one sentence each.
+        rates: learning rate and loss of every step of a range test; empty where there was none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class StageFacts:
     history: tuple[dict[str, Any], ...]
     best: int | None
     remarks: tuple[str, ...]
+    rates: tuple[tuple[float, float], ...] = ()
 
     @property
     def metrics(self) -> list[str]:
@@ -198,7 +200,19 @@ def _stage(
         tuple(rows),
         None if best is None else int(best),
         tuple(_remarks(stage, recorded)),
+        _rates(recorded.get("rate_curve")),
     )
+
+
+def _rates(recorded: Any) -> tuple[tuple[float, float], ...]:
+    """The steps of a range test, where a record holds one."""
+    if not isinstance(recorded, dict):
+        return ()
+    lists = [recorded.get("learning_rates"), recorded.get("losses")]
+    if not all(isinstance(values, list) for values in lists):
+        return ()
+    pairs = [(number(rate), number(loss)) for rate, loss in zip(*lists, strict=False)]
+    return tuple((rate, loss) for rate, loss in pairs if rate is not None and rate > 0 and loss is not None)
 
 
 def _frozen(stage: Stage, model: keras.Model | None) -> tuple[str, tuple[GroupFacts, ...]]:

@@ -61,6 +61,22 @@ def curves(values: Mapping[str, Sequence[float | None]], *, what: str, best: int
     return _svg(figure, f"{what} over epochs")
 
 
+def rates_figure(steps: Sequence[tuple[float, float]]) -> str:
+    """The loss over the learning rate, of a range test.
+
+    Args:
+        steps: rate and loss of each, at least two.
+    """
+    figure, axes = _figure()
+    rates, losses = zip(*steps, strict=True)
+    axes.plot(rates, losses, color=_ONE, linewidth=1.5)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 2 * losses[0] + 1e-3)
+    axes.set_xlabel("learning rate")
+    axes.set_title("loss of a batch in the range test", loc="left", fontsize=10, color=_INK)
+    return _svg(figure, "range test of the learning rate")
+
+
 def learning_figure(points: Sequence[Point]) -> str:
     """Accuracy over the number of training pictures, with the intervals.
 

@@ -307,12 +307,12 @@ def _head(bundle: Bundle) -> str:
 def _curves(stage: Any) -> list[Any]:
     import markupsafe
 
-    from greffon.reporting.figures import curves
+    from greffon.reporting.figures import curves, rates_figure
 
-    return [
-        markupsafe.Markup(curves(lines, what=what, best=stage.best))  # holds no text of the user's
-        for what, lines in stage.curves().items()
-    ]
+    # Neither holds any text of the user's.
+    drawn = [curves(lines, what=what, best=stage.best) for what, lines in stage.curves().items()]
+    drawn += [rates_figure(stage.rates)] if len(stage.rates) > 1 else []
+    return [markupsafe.Markup(figure) for figure in drawn]
 
 
 def _confusion(measures: Measures) -> list[dict[str, Any]]:
