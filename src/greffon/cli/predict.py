@@ -37,27 +37,45 @@ def predict(
     top: Annotated[int, Parameter(help="how many classes to name")] = 3,
     min_confidence: MinConfidence = None,
     max_error: MaxError = None,
+    out: Annotated[
+        Path | None,
+        Parameter(
+            name=["--out", "-o"],
+            show_default=False,
+            help="write one row per picture into this .csv, .jsonl or .parquet file, all classes in it; when "
+            "interrupted, the same command goes on where it was",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="replace the file of --out if it exists")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Name what is in pictures.
 
     Pictures that cannot be read are listed on standard error (with --json: among the predictions, with an `error`);
     the others are named all the same. With --min-confidence or --max-error those that the run is not sure of are
-    called "not sure" (with --json: `sure` is false).
+    called "not sure" (with --json: `sure` is false; in the file of --out: a column `sure`).
 
     Exit code: 0 where every picture could be read, sure or not; 3 where at least one could not.
 
     Example: greffon predict runs/first holiday/ cat.jpg --top 1
+
+    Example: greffon predict runs/first holiday/ --out holiday.parquet
     """
     if top < 1:
         raise InputError(f"--top must be at least 1. Got {top}")
     absent = [str(file) for file in files if not file.exists()]
     if absent:
         raise InputError("\n".join(["there is no such file or folder:", *_shortened(absent)]))
+    if out is None and overwrite:
+        raise InputError("--overwrite is for the file of --out, which was not given")
     from greffon.bundle.predict import load
 
     predictor = load(run)
     sure = _Sure.of(predictor, min_confidence, max_error)
+    if out is not None:
+        return _to_file(predictor, files, out, overwrite=overwrite, sure=sure, json=json)
     found = _predicted(predictor, files, top if sure is None else None)
     progress = reporter(to_stderr=True)
     unreadable = [f"{one.path}: {one.error}" for one in found if one.error is not None]
@@ -110,6 +128,36 @@ def _predicted(predictor: "Predictor", files: tuple[Path, ...], top: int | None)
             if advance is not None:
                 advance(1)
     return found
+
+
+def _to_file(
+    predictor: "Predictor", files: tuple[Path, ...], out: Path, *, overwrite: bool, sure: "_Sure | None", json: bool
+) -> int:
+    from greffon.bundle.batch import check_out_file, names_of, predict_to_file
+
+    progress = reporter(to_stderr=True)
+    check_out_file(out, overwrite=overwrite)
+    names = names_of([str(file) for file in files])
+    answers = None if sure is None else sure.answers
+    try:
+        with progress.bar("predict", total=len(names)) as advance:
+            result = predict_to_file(predictor, names, out, overwrite=overwrite, sure=answers, advance=advance)
+    except KeyboardInterrupt:
+        progress.note("what was answered is kept: the same command goes on from there")
+        raise
+    for note in predictor.notes:
+        progress.warn(note)
+    unreadable = [f"{path}: {why}" for path, why in result.unreadable]
+    for line in _shortened(unreadable):
+        progress.warn(f"cannot be read: {line}")
+    if result.kept:
+        progress.note(f"{result.kept:,} of {result.pictures:,} answers are those of the interrupted job")
+    if json:
+        counts = {"pictures": result.pictures, "kept": result.kept, "unreadable": len(unreadable)}
+        print_json({"run": predictor.bundle.path, "out": result.out, **counts, "notes": predictor.notes})
+    else:
+        show(f"{result.pictures:,} pictures in {result.out}")
+    return DataError.exit_code if unreadable else 0
 
 
 def _table(found: "list[Prediction]", sure: "_Sure | None", top: int) -> "Table":
