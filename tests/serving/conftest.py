@@ -81,8 +81,8 @@ def made(tmp_path):
 
     clients = []
 
-    def made(*, seconds=0.0, names=("colours",), **settings):
-        runs = {name: write_run(tmp_path / name, seconds) for name in names}
+    def made(*, seconds=0.0, names=("colours",), word="first", **settings):
+        runs = {name: write_run(tmp_path / name, seconds, word) for name in names}
         service = Service(runs, Settings(**settings), load)
         client = TestClient(service.app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
         client.__enter__()

@@ -205,3 +205,25 @@ def test_every_sentence_is_in_both_languages(visit):
     assert names[0] == names[1]
     used = here.page.evaluate("[...document.querySelectorAll('[data-word]')].map(one => one.dataset.word)")
     assert set(used) <= set(names[0].split(","))
+
+
+def test_why(visit, start_once, tmp_path):
+    here = visit(start_once(write_run(tmp_path / "colours", word="looks")), viewport={"width": 360, "height": 740})
+    page = here.page
+    here.drop(picture("red", side=64))
+    here.title("red")
+    page.wait_for_function("() => !document.getElementById('heat').hidden")
+    shown = "([x, y]) => document.getElementById('heat').getContext('2d').getImageData(x, y, 1, 1).data[3]"
+    assert page.evaluate(shown, [2, 2]) > 100  # the corner that the model looked at, and the one that it did not
+    assert page.evaluate(shown, [60, 60]) == 0
+    assert page.locator("#heat").get_attribute("aria-label") == "Where the model looked for red"
+    assert page.locator("#near-list li").all_inner_texts() == ["red\n87.5% alike", "50% alike"]
+    assert page.locator("#near-list img").first.evaluate("image => image.complete && image.naturalWidth") == 40
+    assert page.locator("#one-cam").is_hidden()
+    assert here.wide() == 0
+    page.locator("#heat-toggle").press("Enter")
+    assert page.locator("#heat").is_hidden()
+    here.choose(picture("red"), picture("blue"))
+    page.wait_for_function("() => !document.getElementById('csv').disabled")
+    assert page.locator("#near").is_hidden()
+    assert here.said == []

@@ -9,6 +9,7 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 
 from greffon.evaluation.table import THRESHOLD
+from greffon.serving.looking import MOST_PICTURES
 from greffon.serving.refusals import to_json
 
 if TYPE_CHECKING:
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
 
     from greffon.serving.models import Served
     from greffon.serving.work import Answer
+
+
+class NearPicture(BaseModel):
+    """A picture that the model learned from."""
+
+    labels: list[str]
+    similarity: Annotated[float, Field(description="cosine between what the model sees in both, -1 to 1")]
+    thumbnail: Annotated[str, Field(description="a small JPEG file as a data URL")]
+
+
+class Explanation(BaseModel):
+    """Why an answer."""
+
+    label: Annotated[str, Field(description="the class that it is about")]
+    map: Annotated[
+        list[list[float]] | None,
+        Field(description="rows of the square that the model saw: how much each place speaks for the class, 0 to 1"),
+    ]
+    nearest: Annotated[list[NearPicture], Field(description="the most alike ones first")]
 
 
 class Named(BaseModel):
@@ -28,6 +48,7 @@ class Named(BaseModel):
     scores: Annotated[dict[str, float], Field(description="probability by class, the highest first")]
     labels: Annotated[list[str], Field(description="the classes the picture has: one, or several where it may")]
     error: Annotated[str | None, Field(description="why the picture could not be read")]
+    explanation: Annotated[Explanation | None, Field(description="where explain=true asked for it")] = None
 
 
 class Predictions(BaseModel):
@@ -49,7 +70,9 @@ class Described(BaseModel):
     input_size: Annotated[int, Field(description="side of the square that the model sees, in pixels")]
     several_labels: bool
     min_confidence: float | None
+    resize: Annotated[str, Field(description="how a picture becomes that square: crop, stretch or pad")]
     grad_cam: Annotated[bool, Field(description="whether the model can show where it looked")]
+    neighbours: Annotated[bool, Field(description="whether it can show pictures that it learned from")]
     notes: list[str]
 
 
@@ -60,6 +83,7 @@ class Limits(BaseModel):
     pixels: Annotated[int, Field(description="width times height of one picture")]
     pictures: int
     seconds: float
+    explained: Annotated[int, Field(description="pictures, where explain=true")] = MOST_PICTURES
 
 
 class ModelList(BaseModel):
@@ -96,7 +120,9 @@ def described(served: Served) -> dict[str, Any]:
         "input_size": model.input_size,
         "several_labels": model.several_labels,
         "min_confidence": model.min_confidence,
-        "grad_cam": False,
+        "resize": model.resize,
+        "grad_cam": model.looker.has_map,
+        "neighbours": model.looker.has_nearest,
         "notes": list(model.notes),
     }
 
@@ -157,4 +183,5 @@ def _named(served: Served, name: str | None, answer: Answer, top: int | None) ->
         "scores": {model.names[column]: float(row[column]) for column in order[:top]},
         "labels": labels,
         "error": None,
+        **({} if answer.look is None else {"explanation": answer.look.to_dict()}),
     }

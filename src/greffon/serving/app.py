@@ -20,6 +20,7 @@ from greffon.serving import answers as v1
 from greffon.serving import inference as v2
 from greffon.serving.bodies import JsonBody, parsed, read_pictures
 from greffon.serving.guard import Guard
+from greffon.serving.looking import MOST_PICTURES
 from greffon.serving.metrics import CONTENT_TYPE, Metrics
 from greffon.serving.model import ServedModel
 from greffon.serving.models import Models, Served
@@ -94,7 +95,9 @@ class Service:
             raise RefusedError(404, f"there is no such model or version; there is {known}", reason="unknown")
         return served
 
-    async def answers(self, request: Request, served: Served, pictures: Sequence[bytes | np.ndarray]) -> list[Answer]:
+    async def answers(
+        self, request: Request, served: Served, pictures: Sequence[bytes | np.ndarray], *, explain: bool = False
+    ) -> list[Answer]:
         """Have pictures named, within the time that a request may take.
 
         Raises:
@@ -102,7 +105,7 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.settings.seconds):
-                found = await self.work.answers(served, pictures)
+                found = await self.work.answers(served, pictures, explain=explain)
         except TimeoutError:
             raise RefusedError(
                 429,
@@ -125,7 +128,8 @@ class Service:
 def _v1_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["pictures"])
     settings = service.settings
-    limits = {name: getattr(settings, name) for name in v1.Limits.model_fields}
+    limits = {name: getattr(settings, name) for name in v1.Limits.model_fields if name != "explained"}
+    limits["explained"] = MOST_PICTURES
 
     @router.get("/v1/models", response_model=v1.ModelList, responses=_some(401, 403))
     async def models() -> Response:
@@ -142,11 +146,17 @@ def _v1_router(service: Service) -> APIRouter:
         request: Request,
         model: Annotated[str | None, Query(description="which model; without it, the first", max_length=64)] = None,
         top: Annotated[int | None, Query(description="how many classes to name; without it, all", ge=1)] = None,
+        explain: Annotated[
+            bool, Query(description=f"whether to say why, of at most {MOST_PICTURES} pictures; takes as long again")
+        ] = False,
     ) -> Response:
         """Name what is in pictures. One that cannot be read has an `error`; the others are named."""
         served = service.find(model)
         sent = await read_pictures(request, settings, service.work)
-        found = await service.answers(request, served, [one.content for one in sent])
+        if explain and len(sent) > MOST_PICTURES:
+            text = f"a request that asks why may hold {MOST_PICTURES} pictures, this one holds {len(sent)}"
+            raise RefusedError(413, text, reason="too many pictures")
+        found = await service.answers(request, served, [one.content for one in sent], explain=explain)
         body = v1.predictions(served, [one.name for one in sent], found, top, request.state.request_id)
         if all(answer.row is None for answer in found):
             raise RefusedError(422, f"no picture could be read: {found[0].error}", reason="unreadable", extra=body)

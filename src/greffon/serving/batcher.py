@@ -20,7 +20,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -126,7 +126,7 @@ class Batcher:
         self._coming = 0
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches: set[asyncio.Task[Any]] = set()
         self.done: Callable[[int, float], None] = lambda pictures, seconds: None
 
     @contextmanager
@@ -153,6 +153,26 @@ class Batcher:
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         return await answer
+
+    async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call something that computes as much as a picture does, on a lane of its own."""
+        await self._lanes.wait()
+        self._lanes.take(1)
+        task = asyncio.create_task(self._on_a_lane(function, *arguments))
+        self._batches.add(task)  # goes on where its request has given up: its lane is not free before
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    async def _on_a_lane(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._lanes.executor, function, *arguments)
+        finally:
+            self._lanes.give(1)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._batches.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to whoever waits; nobody need
 
     async def _work(self) -> None:
         try:

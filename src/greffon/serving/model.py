@@ -13,11 +13,13 @@ from greffon.errors import InputError
 from greffon.evaluation.table import check_probabilities
 from greffon.pictures.decode import decode, read_size
 from greffon.pictures.faults import PictureError
+from greffon.serving.looking import Looker
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from greffon.pictures.resize import ResizeRule
+    from greffon.serving.looking import Look
 
 __all__ = ["ServedModel", "version_of"]
 
@@ -56,6 +58,7 @@ class ServedModel:
         self.several_labels = several_labels
         self.min_confidence = min_confidence
         self.notes = notes
+        self.looker = Looker(None, names, None)
         self._predictor: Any = None
         self._engine: Any = None
         self._lane: Any = None
@@ -72,6 +75,7 @@ class ServedModel:
         Raises:
             InputError: it is no run, or a file is missing or was changed.
         """
+        from greffon.bundle.neighbours import neighbours_of
         from greffon.bundle.predict import load
 
         version = version_of(run)
@@ -91,6 +95,7 @@ class ServedModel:
         served._predictor = predictor
         served._engine = predictor.engine
         served._lane = predictor.engine if content is None else OnnxRunner(content, threads=1)
+        served.looker = Looker(served._lane, served.names, neighbours_of(bundle))
         for alone in (True, False):  # also reads all that is needed
             served.run(np.zeros((1, served.input_size, served.input_size, 3), np.uint8), alone)
         if version_of(run) != version:
@@ -133,6 +138,15 @@ class ServedModel:
         rows = check_probabilities(rows, self.names)
         calibration = self._predictor.bundle.calibration
         return np.asarray(rows if calibration is None else calibration.apply(rows), np.float32)
+
+    def look(self, pixels: np.ndarray, row: np.ndarray) -> Look:
+        """Why the most probable class is it.
+
+        Args:
+            pixels: uint8 (size, size, 3), RGB, as `decode` gives them.
+            row: the probabilities, (classes,).
+        """
+        return self.looker.look(pixels, int(np.argmax(row)))
 
     def is_sure(self, row: np.ndarray) -> bool:
         """Whether an answer is as sure as wanted: by its highest probability, or by the least sure yes or no."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from greffon.serving.batcher import Row
+    from greffon.serving.looking import Look
     from greffon.serving.metrics import Metrics
     from greffon.serving.models import Served
     from greffon.serving.settings import Settings
@@ -33,11 +34,13 @@ class Answer:
         row: what the model says; None where the picture could not be read.
         error: why it could not; None where it could.
         decoding: seconds that it took to decode.
+        look: why, where that was asked for.
     """
 
     row: Row | None
     error: str | None
     decoding: float
+    look: Look | None = None
 
 
 class Work:
@@ -59,12 +62,15 @@ class Work:
         """Call something that takes long, where the event loop does not wait for it."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
 
-    async def answers(self, served: Served, pictures: Sequence[bytes | np.ndarray]) -> list[Answer]:
+    async def answers(
+        self, served: Served, pictures: Sequence[bytes | np.ndarray], *, explain: bool = False
+    ) -> list[Answer]:
         """Decode and compute pictures.
 
         Args:
             served: by which model.
             pictures: contents of files, or arrays as the model takes them, uint8 (size, size, 3).
+            explain: whether they are to say why, which takes as long again.
 
         Returns:
             One answer per picture, in order.
@@ -74,7 +80,7 @@ class Work:
         """
         with self._room(len(pictures)):
             start = time.perf_counter()
-            tasks = [asyncio.ensure_future(self._answer(served, picture)) for picture in pictures]
+            tasks = [asyncio.ensure_future(self._answer(served, picture, explain)) for picture in pictures]
             try:
                 found = await asyncio.gather(*tasks)
             finally:
@@ -113,7 +119,7 @@ class Work:
             self._pictures -= pictures
             self._metrics.queue.set(self._pictures)
 
-    async def _answer(self, served: Served, picture: bytes | np.ndarray) -> Answer:
+    async def _answer(self, served: Served, picture: bytes | np.ndarray, explain: bool) -> Answer:
         decoding = 0.0
         outcomes = self._metrics.pictures
         with served.batcher.announced():
@@ -127,8 +133,9 @@ class Work:
             else:
                 pixels = picture
         row = await served.batcher.submit(pixels)
+        look = await served.batcher.aside(served.model.look, pixels, row.probabilities) if explain else None
         outcomes.labels(served.model.name, "answered").inc()
-        return Answer(row, None, decoding)
+        return Answer(row, None, decoding, look)
 
     def _decode(self, served: Served, picture: bytes) -> tuple[np.ndarray, float]:
         start = time.perf_counter()

@@ -10,6 +10,7 @@ let service = null;      // what /v1/models says
 let jobs = [];           // {file, name, url, answer, why}
 let stream = null;       // of the camera
 let generation = 0;      // goes up when earlier answers are no longer wanted
+let heat = true;         // whether what the model looked at is shown
 
 // --- words --------------------------------------------------------------------------------------------------------
 
@@ -27,7 +28,7 @@ function bytes(count) {
 
 function showWords() {
   document.documentElement.lang = language;
-  for (const element of document.querySelectorAll("[data-word]")) element.textContent = word(element.dataset.word);
+  for (const element of document.querySelectorAll("[data-word]")) element.textContent = word(element.dataset.word, { label: "" });
   $("language").textContent = word("other");
   $("language").lang = WORDS[language].otherCode;
   say("");
@@ -80,7 +81,8 @@ function showModel() {
 async function ask(job) {
   const form = new FormData();
   form.append("files", job.file, "picture");  // its name stays here
-  const address = "v1/predict?model=" + encodeURIComponent($("model").value);
+  const one = model(), why = jobs.length === 1 && one && (one.grad_cam || one.neighbours);
+  const address = "v1/predict?model=" + encodeURIComponent($("model").value) + (why ? "&explain=true" : "");
   for (let attempt = 1; ; attempt++) {
     let answer;
     try { answer = await fetch(address, { method: "POST", body: form, headers: withKey() }); } catch { throw new Error(word("offline")); }
@@ -182,7 +184,7 @@ function showJob(job) {
 }
 
 function showOne(job) {
-  $("one-picture").src = job.url;
+  if ($("one-picture").getAttribute("src") !== job.url) $("one-picture").src = job.url;
   $("one-picture").alt = job.name;
   const { text, kind } = verdict(job);
   $("one-title").textContent = text;
@@ -190,6 +192,7 @@ function showOne(job) {
   const answered = job.answer && !job.why;
   $("one-note").textContent = answered && !job.answer.sure ? word("perhaps", { label: job.answer.label, limit: percent(job.limit) }) : "";
   $("one-cam").hidden = !answered || Boolean(model() && model().grad_cam);
+  showWhy(job);
   const scores = answered ? Object.entries(job.answer.scores).slice(0, BARS) : [];
   $("bars").replaceChildren(...scores.map(([name, score]) => {
     const item = element("li"), line = element("div", undefined, "line"), meter = element("meter");
@@ -199,6 +202,50 @@ function showOne(job) {
     item.append(line, meter);
     return item;
   }));
+}
+
+// --- why ----------------------------------------------------------------------------------------------------------
+
+function showWhy(job) {
+  const why = job.answer && !job.why && job.answer.explanation;
+  const near = why ? why.nearest : [];
+  $("near").hidden = !near.length;
+  $("near-list").replaceChildren(...near.map((one) => {
+    const item = element("li"), image = element("img"), label = one.labels.join(", ");
+    image.src = one.thumbnail;
+    image.alt = word("nearAlt", { label });
+    item.append(image, document.createTextNode(label), element("span", word("alike", { share: percent(one.similarity) })));
+    return item;
+  }));
+  drawHeat(why);
+}
+
+function drawHeat(why) {
+  const image = $("one-picture"), canvas = $("heat");
+  const can = Boolean(why && why.map && image.naturalWidth);  // not where the browser cannot show the picture
+  $("heat-tools").hidden = !can;
+  $("heat-toggle").setAttribute("aria-pressed", String(heat));
+  canvas.hidden = $("heat-hint").hidden = !can || !heat;
+  if (canvas.hidden) return;
+  canvas.setAttribute("aria-label", word("heatAlt", { label: why.label }));
+  $("heat-hint").textContent = word("heatHint", { label: why.label });
+  const scale = Math.min(1, 800 / Math.max(image.naturalWidth, image.naturalHeight));
+  const width = canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
+  const height = canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
+  const rows = why.map.length, columns = why.map[0].length;
+  const small = element("canvas");
+  small.width = columns;
+  small.height = rows;
+  const pixels = new ImageData(columns, rows);
+  why.map.flat().forEach((value, place) => pixels.data.set([255, 106, 0, Math.round(185 * value)], 4 * place));
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  // The square that the model saw: cut out of the middle, all of it, or all of it with a margin.
+  const rule = model() ? model().resize : "crop";
+  const side = rule === "crop" ? Math.min(width, height) : Math.max(width, height);
+  const [across, down] = rule === "stretch" ? [width, height] : [side, side];
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(small, (width - across) / 2, (height - down) / 2, across, down);
 }
 
 function cell(value) {
@@ -260,6 +307,8 @@ async function shoot() {
 // --- what people do -----------------------------------------------------------------------------------------------
 
 $("choose").addEventListener("click", () => $("files").click());
+$("heat-toggle").addEventListener("click", () => { heat = !heat; if (jobs.length === 1) showWhy(jobs[0]); });
+$("one-picture").addEventListener("load", () => { if (jobs.length === 1) showWhy(jobs[0]); });
 for (const id of ["files", "phone-camera"]) {
   $(id).addEventListener("change", (event) => { take([...event.target.files]); event.target.value = ""; });
 }
