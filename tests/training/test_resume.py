@@ -7,7 +7,10 @@ import hashlib
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -416,3 +419,14 @@ def test_a_run_whose_pictures_changed_is_not_reproduced(undisturbed, tmp_path, m
     shutil.rmtree(pictures)
     with pytest.raises(DataError, match="is gone"):
         greffon.reproduce(undisturbed.run.path, reporter=Reporter())
+
+
+@pytest.mark.large
+def test_fifty_real_kills(tmp_path):
+    """SIGKILL from outside, at seeded moments over all phases; in processes that share nothing with this one."""
+    script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
+    done = subprocess.run(
+        [sys.executable, script, "--kills", "50", "--keep", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "the same weights, probabilities and history each time" in done.stdout
