@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from greffon.diagnosing.subject import Subject
 
 CAUSE = "head too large"
-_LARGER = 4.0  # times the parameters of the small head
+_LARGER = 3.0  # times the parameters of the small head
 _LEARNED = 0.1  # accuracy by which the pictures that were learned from are named better than those held out
 
 
