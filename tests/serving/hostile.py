@@ -12,6 +12,7 @@ from made_up_service import picture
 _PLACES = (
     "/v1/predict",
     "/v1/predict?top=-1",
+    "/v1/predict?explain=perhaps",
     "/v1/predict?model=%00",
     "/v1/predict?top=99999999999999999999999",
     "/v1/models",
@@ -102,13 +103,17 @@ def _mutated_multipart(chance):
     body = (part + b"\r\n") * chance.choice((0, 1, 1, 2, 40)) + b"--b--\r\n"
     for _ in range(chance.randrange(4)):
         body = _mutated(chance, body, upto=200)
-    return "POST", "/v1/predict", {"content-type": "multipart/form-data; boundary=b"}, body
+    return "POST", _predict(chance), {"content-type": "multipart/form-data; boundary=b"}, body
 
 
 def _mutated_picture(chance):
     part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
     body = part + _mutated(chance, _some_picture(chance)) + b"\r\n--b--\r\n"
-    return "POST", "/v1/predict", {"content-type": "multipart/form-data; boundary=b"}, body
+    return "POST", _predict(chance), {"content-type": "multipart/form-data; boundary=b"}, body
+
+
+def _predict(chance):
+    return chance.choice(("/v1/predict", "/v1/predict?explain=true"))
 
 
 def _mutated(chance, data, upto=None):

@@ -33,7 +33,7 @@ const WORDS = {
     probability: "Probabilité", working: "Un instant …", progress: "{done} sur {all}",
     sure: "{label}", notSure: "Pas sûr", perhaps: "Peut-être {label}, mais moins sûrement que ce modèle ne le doit ({limit}).",
     heat: "Où il a regardé", heatHint: "En orange : ce qui parle le plus pour « {label} ».", heatAlt: "Où le modèle a regardé pour {label}",
-    near: "Parce qu’elle ressemble à celles-ci", nearAlt: "Une image dont il a appris : {label}", alike: "ressemblance {share}",
+    near: "Parce qu’elle ressemble à celles-ci", nearAlt: "Une image dont il a appris : {label}", alike: "à {share}",
     none: "Aucune d’elles", noCam: "Ce modèle ne peut pas montrer où il a regardé.",
     cameraRefused: "La caméra a été refusée. Autorisez-la dans les réglages du navigateur, ou choisissez une image.",
     cameraNone: "Cette page ne peut utiliser aucune caméra. Choisissez plutôt une image.",
