@@ -34,6 +34,7 @@ _MODULES = {
     "pipeline": "pipeline",
     "plan": "planned",
     "startup": "startup",
+    "latency": "latency",
     "scan": "scan",
     "serving": "serving",
 }
