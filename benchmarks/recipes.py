@@ -56,7 +56,13 @@ def sides():
 CHANGES = {}
 """Options of the last block's stage, each tried alone."""
 
-HEADS = {"avg": {"pool": "avg"}, "grid2": {"pool": "grid2"}, "grid3": {"pool": "grid3"}}
+HEADS = {
+    "avg": {"pool": "avg"},
+    "grid2": {"pool": "grid2"},
+    "grid3": {"pool": "grid3"},
+    "blocks": {"pool": "blocks"},
+    "blocks2": {"pool": "blocks2"},
+}
 """Options of the head, each tried alone."""
 
 
@@ -182,7 +188,7 @@ def _answers(predictor, files):
 
 
 def measure_logistic(pictures, seed):
-    """scikit-learn's logistic regression, its penalty searched, on average features of the same pictures to learn from."""
+    """scikit-learn's logistic regression, penalty searched, on average features of the same pictures to learn from."""
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -196,7 +202,7 @@ def measure_logistic(pictures, seed):
     train = catalog.side("train")
     features = _features([catalog.root / path for path in train["path"]])
     search = LogisticRegressionCV(
-        Cs=np.logspace(-5, 1, 13), cv=5, scoring="neg_log_loss", max_iter=2000, random_state=seed, n_jobs=1,
+        Cs=np.logspace(-4, 0, 9), cv=5, scoring="neg_log_loss", max_iter=2000, random_state=seed, n_jobs=1,
         use_legacy_attributes=False, l1_ratios=(0.0,),
     )  # fmt: skip
     solved = make_pipeline(StandardScaler(), search).fit(features, train["label"].to_list())

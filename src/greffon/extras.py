@@ -19,6 +19,7 @@ EXTRAS = {
     "datasets": ("datasets",),
     "heic": ("pillow_heif",),
     "mlflow": ("mlflow",),
+    "tune": ("optuna",),
 }
 """By extra, the modules that it brings and that nothing else does."""
 

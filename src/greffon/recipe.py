@@ -52,19 +52,19 @@ class Head(Options):
         default="avg",
         description="how the feature map becomes a vector: one average or maximum per channel, averages over "
         "a 2x2 or 3x3 grid, or every value; blocks, blocks2: averages, or averages over a 2x2 grid, of all blocks of "
-        "the network, of which kept_share is kept (Head2Toe, Evci et al. 2022); auto: avg, grid2 or grid3, whichever suits a solved head (lbfgs) best on "
-        "held-out pictures, else avg",
+        "the network, of which kept_share is kept (Head2Toe, Evci et al. 2022); auto: avg, grid2, grid3 or blocks2, "
+        "whichever suits a solved head (lbfgs) best on held-out pictures, else avg",
     )
     kept_share: Annotated[float, Field(gt=0.0, le=1.0)] | Literal["auto"] = Field(
         default="auto",
-        description="share of the channels that pool blocks or blocks2 keeps: those that a head solved on the pictures to learn "
-        "from leans on most; auto: the share with the least loss on held-out pictures",
+        description="share of the channels that pool blocks or blocks2 keeps: those that a head solved on the pictures "
+        "to learn from leans on most; auto: the share with the least loss on held-out pictures",
     )
     channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None,
         exclude=True,
-        description="which channels pool blocks or blocks2 keeps, numbered through all blocks, ascending; None: greffon.train "
-        "chooses them, graft keeps all (Python only)",
+        description="which channels pool blocks or blocks2 keeps, numbered through all blocks, ascending; None: "
+        "greffon.train chooses them, graft keeps all (Python only)",
     )
     hidden: int = Field(
         default=0, ge=0, description="units of one hidden layer before the classifier; 0: no such layer"

@@ -52,7 +52,7 @@ def pool_blocks(features: Any, channels: Sequence[int] | None = None, *, pool: s
     """
     from keras import layers
 
-    maps = _block_maps(features)
+    maps = block_maps(features)
     cells = int(pool[-1]) ** 2 if pool.startswith("grid") else 1
     kept = _by_block(channels, [cells * int(tensor.shape[-1]) for tensor in maps.values()])
     parts = []
@@ -82,7 +82,7 @@ def kept_channels(model: keras.Model) -> dict[str, list[int] | None]:
     return found
 
 
-def _block_maps(features: Any) -> dict[str, Any]:
+def block_maps(features: Any) -> dict[str, Any]:
     """The output of each block, in the order of the graph."""
     import keras
 

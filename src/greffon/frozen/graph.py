@@ -119,6 +119,18 @@ def with_calls(graph: FlatGraph, layers: Sequence[keras.layers.Layer], tensor: i
     return replace(graph, nodes=tuple(nodes), specs=specs), tensor
 
 
+def with_join(graph: FlatGraph, layer: keras.layers.Layer, tensors: Sequence[int]) -> tuple[FlatGraph, int]:
+    """The graph with one more layer that takes a list of its tensors; and the tensor that it gives."""
+    specs = dict(graph.specs)
+    taken, output = [specs[tensor] for tensor in tensors], max(specs) + 1
+    specs[output] = layer.compute_output_spec(taken)
+    if not layer.built:
+        layer.build([spec.shape for spec in taken])
+    refs = [Ref(tensor) for tensor in tensors]
+    node = Node(layer, (refs,), {}, tuple(tensors), (output,), layer.name)
+    return replace(graph, nodes=(*graph.nodes, node), specs=specs), output
+
+
 class GraphModel(keras.Model):
     """A Keras model that runs a flat graph and shares its layers.
 

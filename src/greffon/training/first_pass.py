@@ -77,7 +77,7 @@ def look_first(
         GoneBadError: pictures cannot be read any more.
     """
     _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
-    pools = to_compare(recipe, (height or 1, width or 1))
+    pools = to_compare(recipe, (height or 1, width or 1), len(to_split(catalog)))
     together = recipe.near_copies == "together"
     if not together and len(pools) == 1:
         return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greffon.backbone.blocks import EACH_BLOCK, block_maps
 from greffon.backbone.parts import output_shape, split_parts
 from greffon.errors import DataError
 from greffon.evaluation.probe import solve
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 _MOST = 600
 
 
-def compared_pools(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
-    """The poolings among which a training of this recipe chooses; the average where it does not."""
+def compared_pools(model: keras.Model, recipe: Recipe, pictures: int) -> tuple[str, ...]:
+    """The poolings among which a training of this recipe on so many pictures chooses; the average where it does not."""
     _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
-    return to_compare(recipe, (height or 1, width or 1))
+    return to_compare(recipe, (height or 1, width or 1), pictures)
 
 
 def measure_solving(
@@ -49,11 +50,10 @@ def measure_solving(
         clock: what it does not allow is scaled from the first.
     """
     classes = int(model.output_shape[-1])
-    channels = int(split_parts(model).backbone[-1].output.shape[-1])
     pictures = min(max(train, 2 * classes), _MOST)
     found: dict[str, SolveTimes] = {}
-    for pool in compared_pools(model, recipe):
-        count = channels * (int(pool[-1]) ** 2 if pool.startswith("grid") else 1)
+    for pool in compared_pools(model, recipe, train):
+        count = _width(pool, model)
         first = next(iter(found.values()), None)
         if first is None or clock.allows(2 * first.seconds):
             seconds = _seconds_of_solving(features, (pictures, count, classes), several=recipe.head.output == "sigmoid")
@@ -61,6 +61,18 @@ def measure_solving(
             seconds = first.seconds * min(pictures, count) / min(pictures, first.features)
         found[pool] = SolveTimes(pictures, count, seconds)
     return found
+
+
+def _width(pool: str, model: keras.Model) -> int:
+    """How many numbers a pooling makes of a picture."""
+    maps = block_maps(split_parts(model).backbone[-1].output) if pool in EACH_BLOCK else None
+    channels = (
+        sum(int(tensor.shape[-1]) for tensor in maps.values())
+        if maps
+        else int(split_parts(model).backbone[-1].output.shape[-1])
+    )
+    kind = EACH_BLOCK.get(pool, pool)
+    return channels * (int(kind[-1]) ** 2 if kind.startswith("grid") else 1)
 
 
 def _seconds_of_solving(features: Array, sizes: tuple[int, int, int], *, several: bool) -> float:

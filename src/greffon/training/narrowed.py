@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import keras
 import numpy as np
 
-from greffon.backbone.blocks import JOINED, KEPT_NAME, kept_channels
-from greffon.backbone.parts import HEAD_STARTS
+from greffon.backbone.blocks import EACH_BLOCK, JOINED, KEPT_NAME, kept_channels
+from greffon.backbone.parts import HEAD_STARTS, block_of
+from greffon.backbone.pool import pool_layers
 from greffon.errors import InputError
+from greffon.frozen.graph import with_calls, with_join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import keras
-
     from greffon.frozen.activations import Activations
     from greffon.frozen.graph import FlatGraph
+    from greffon.recipe import Pool
 
     Array = np.ndarray[Any, Any]
 
@@ -41,24 +43,46 @@ def joined_blocks(graph: FlatGraph) -> int:
     return max(enumerate(found), key=lambda it: (it[1][0], it[0]))[1][1]
 
 
+def with_blocks(graph: FlatGraph, pool: Pool) -> FlatGraph:
+    """A graph of a model whose head pools otherwise, with the features of all its blocks beside that.
+
+    Args:
+        graph: whose layers are named by block, as yet computed everywhere.
+        pool: `blocks` or `blocks2`.
+    """
+    maps: dict[str, int] = {}
+    for node in graph.nodes:
+        block, tensor = block_of(node.operation.name), node.outputs[0]
+        if block not in {"", "conv1"} and len(graph.specs[tensor].shape) == 4:
+            maps[block] = tensor  # of the last layer in the end
+    pooled = []
+    for block, tensor in maps.items():
+        layers = pool_layers(EACH_BLOCK[pool], graph.specs[tensor].shape[1:3], of=block)
+        graph, output = with_calls(graph, layers, tensor)
+        pooled.append(output)
+    graph, _ = with_join(graph, keras.layers.Concatenate(name=JOINED), pooled)
+    return graph
+
+
 def hand_over(
-    known: Sequence[Activations], wanted: Sequence[Activations], model: keras.Model, channels: Sequence[int]
+    known: Sequence[Activations], wanted: Sequence[Activations], model: keras.Model, channels: Sequence[int] | None
 ) -> int:
     """Fill activations from those of the same pictures behind the same backbone, where that gives them.
 
     Args:
         known: of a head that keeps all channels of every block, filled.
         wanted: of `model`; what cannot be had stays missing, and is computed by the trunk.
-        model: its head keeps some channels of the blocks.
-        channels: their numbers through all blocks.
+        model: what is wanted is of its layers.
+        channels: numbers, through all blocks, of those that its head keeps; None: all, or it reads no blocks.
 
     Returns:
         How many activations were filled.
     """
     tensors = _tensors(known)
+    kept = None if channels is None else np.asarray(channels)
     count = 0
     for part in wanted:
-        sources = _sources(part, tensors, kept_channels(model), np.asarray(channels))
+        sources = _sources(part, tensors, model, kept)
         if sources is not None:
             count += _fill(part, sources)
     return count
@@ -80,27 +104,38 @@ def _names(part: Activations) -> list[str]:
 
 
 def _sources(
-    part: Activations,
-    tensors: Mapping[tuple[str, tuple[int, ...]], _Known],
-    kept: Mapping[str, list[int] | None],
-    channels: Array,
+    part: Activations, tensors: Mapping[tuple[str, tuple[int, ...]], _Known], model: keras.Model, channels: Array | None
 ) -> list[_Known] | None:
     """Where each tensor of a cut comes from; None where one of them is not known."""
-    joined = {name: found for (name, shape), found in tensors.items() if len(shape) == 1}
+    vectors = {name: found for (name, shape), found in tensors.items() if len(shape) == 1}
+    kept, places = kept_channels(model), _places_in_joined(model)
     sources = []
     for name, shape in zip(_names(part), part.shapes, strict=True):
         block = name.removeprefix(KEPT_NAME)
-        if name == JOINED and JOINED in joined:
-            found: _Known | None = joined[JOINED]._replace(channels=channels)
+        if name == JOINED and JOINED in vectors:
+            found: _Known | None = vectors[JOINED]._replace(channels=channels)
         elif name.startswith(KEPT_NAME):
-            whole = next((joined[it] for it in (f"{start}_{block}" for start in HEAD_STARTS) if it in joined), None)
+            whole = next((vectors[it] for it in (f"{start}_{block}" for start in HEAD_STARTS) if it in vectors), None)
             found = None if whole is None else whole._replace(channels=np.asarray(kept[block]))
         else:
             found = tensors.get((name, shape))
+            if found is None and channels is None and name in places and JOINED in vectors:
+                found = vectors[JOINED]._replace(channels=places[name])
         if found is None:
             return None
         sources.append(found)
     return sources
+
+
+def _places_in_joined(model: keras.Model) -> dict[str, Array]:
+    """By the name of what pools a block, its places among the features of all blocks, where a head joins these."""
+    if JOINED not in {layer.name for layer in model.layers}:
+        return {}
+    places, first = {}, 0
+    for tensor in model.get_layer(JOINED).input:
+        places[tensor._keras_history.operation.name] = np.arange(first, first + tensor.shape[-1])
+        first += tensor.shape[-1]
+    return places
 
 
 def _fill(part: Activations, sources: Sequence[_Known]) -> int:

@@ -19,7 +19,7 @@ from greffon.frozen.graph import flatten, with_calls
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import DoesNotFitFloat16, Trunk
 from greffon.training.choices import Choices
-from greffon.training.narrowed import hand_over, joined_blocks
+from greffon.training.narrowed import hand_over, joined_blocks, with_blocks
 from greffon.training.samples import PictureRows
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class Planned:
     _known: int = field(init=False, repr=False, default=0)
     _graph: FlatGraph = field(init=False, repr=False)
     _missing: int = field(init=False, repr=False, default=0)
+    _beside: Pool | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.work = TrunkWork(activations=self.recipe.activations, precision=self.recipe.precision)
@@ -141,9 +142,8 @@ class Planned:
 
     def filled(self, plans: list[StagePlan]) -> list[StagePlan]:
         """Run the trunk for all stages; with float32, and plans for it, where a number is too large for float16."""
-        channels = self.recipe.head.channels
-        if channels and self._earlier:
-            hand_over(self._earlier, _activations(plans), self.model, channels)
+        if self._earlier:
+            hand_over(self._earlier, _activations(plans), self.model, self.recipe.head.channels)
         self._earlier = []  # gives the memory back
         try:
             self.fill(_activations(plans))
@@ -168,6 +168,7 @@ class Planned:
             return self._fill_features(pools)
 
     def _fill_features(self, pools: Sequence[Pool]) -> dict[Pool, Activations]:
+        self._beside = next((pool for pool in pools if pool in EACH_BLOCK and self.recipe.head.pool != pool), None)
         plans = self.plan()
         features = {pool: cast("Activations", self.source(cut)) for pool, cut in self._pooled(pools).items()}
         self.parts = [*_activations(plans), *features.values()]
@@ -180,7 +181,7 @@ class Planned:
         [tensor] = [node.outputs[0] for node in self._graph.nodes if node.operation is last]
         cuts = {}
         for pool in pools:
-            if pool in EACH_BLOCK:  # the model's own head
+            if pool in EACH_BLOCK:
                 output = joined_blocks(self._graph)
             else:
                 layers = pool_layers(pool, self._graph.specs[tensor].shape[1:3])
@@ -278,7 +279,10 @@ class Planned:
         for stage in self.recipe.stages:
             freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
             moving |= {id(layer) for layer in self.model.layers if layer.trainable}
-        return at_even_positions(flatten(self.model), moving=lambda norm: id(norm) in moving)
+        graph = flatten(self.model)
+        if self._beside is not None:
+            graph = with_blocks(graph, self._beside)  # before the rewriting: these read every position
+        return at_even_positions(graph, moving=lambda norm: id(norm) in moving)
 
 
 def _activations(plans: Sequence[StagePlan]) -> list[Activations]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 # From few numbers to many: where two are as good, the smaller head is taken.
-COMPARED: tuple[Pool, ...] = ("avg", "grid2", "grid3")
+COMPARED: tuple[Pool, ...] = ("avg", "grid2", "grid3", "blocks2")
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,25 @@ class HeadChoice:
     record: dict[str, Any]
 
 
-def to_compare(recipe: Recipe, sides: tuple[int, int]) -> tuple[Pool, ...]:
+MOST_OF_BLOCKS = 5000
+"""Pictures up to which features of all blocks are compared, too: they take 115 kB for a picture behind a `v1`, 57 kB
+behind `thin`."""
+
+
+def to_compare(recipe: Recipe, sides: tuple[int, int], pictures: int) -> tuple[Pool, ...]:
     """The poolings that a recipe leaves open and that a feature map is large enough for; the average in any case.
 
     Args:
         recipe: with a pool and stages.
         sides: height and width of the feature map.
+        pictures: how many are learned from or held out.
     """
     if recipe.head.pool in EACH_BLOCK:
         return ("avg",) if recipe.head.channels else ("avg", recipe.head.pool)
     if recipe.head.pool != "auto" or not recipe.solves(recipe.stages[0]):
         return ("avg",)
-    return tuple(pool for pool in COMPARED if pool == "avg" or min(sides) >= int(pool[-1]))
+    fit = [pool for pool in COMPARED if pool == "avg" or min(sides) >= int(pool[-1])]
+    return tuple(pool for pool in fit if pool not in EACH_BLOCK or pictures <= MOST_OF_BLOCKS)
 
 
 def choose_head(
@@ -79,7 +86,7 @@ def choose_head(
     pool, losses = choose_pool(features, catalog, together, recipe, solver)
     said = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     return HeadChoice(
-        None if pool == "avg" else recipe.head.replace(pool=pool),
+        None if pool == "avg" else recipe.head.replace(pool=pool, kept_share=1.0 if pool in EACH_BLOCK else "auto"),
         f"pooling {pool}, by the loss of a solved head on held-out pictures: {said}",
         {"chosen": pool, "held_out_loss": losses},
     )

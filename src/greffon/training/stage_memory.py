@@ -162,6 +162,8 @@ class StageMemory(keras.callbacks.Callback):
         interrupts.stop_if_asked()
 
     def _state(self, epoch: int) -> State:
+        if keras.backend.backend() == "jax":
+            self._tail.jax_state_sync()  # while it trains, Keras keeps the values beside the variables
         return {
             "epoch": epoch,
             "step": self._step,

@@ -43,6 +43,9 @@ class Tail(GraphModel):
         augment: changes the activations in training; it is no part of the model.
     """
 
+    steps_per_execution: Any  # Keras makes it, and these
+    train_function: Any
+
     stop_training = _of_the_model("stop_training")
     history = _of_the_model("history")
     _initial_epoch = _of_the_model("_initial_epoch")
