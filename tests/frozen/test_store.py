@@ -796,3 +796,20 @@ def test_a_readonly_store_cannot_be_cleared(tmp_path):
         pytest.raises(GreffonError, match="cannot be cleared: read only"),
     ):
         opened.clear()
+
+
+def test_a_file_that_another_process_made_larger_while_it_was_opened(tmp_path, monkeypatch):
+    with ActivationStore(tmp_path):
+        pass
+    tables, calls = environment.Environment._tables, []
+
+    def grown_at_first(self):
+        calls.append(self)
+        if len(calls) == 1:
+            raise lmdb.MapResizedError("grown")
+        return tables(self)
+
+    monkeypatch.setattr(environment.Environment, "_tables", grown_at_first)
+    with ActivationStore(tmp_path) as kept:
+        assert len(calls) == 2
+        assert kept.info() == []

@@ -140,7 +140,7 @@ class Environment:
             with self._damage_named():
                 self._lmdb = _open_lmdb(self.path, self.readonly)
                 self._page_bytes = int(self._lmdb.stat()["psize"])
-                self._entries, self._trunks = self._tables()
+                self._entries, self._trunks = self._tables_of_any_size()
         except BaseException:
             self._close()
             raise
@@ -154,6 +154,13 @@ class Environment:
 
     def _wrap(self, transaction: Any) -> Transaction:
         return Transaction(transaction, self._entries, self._trunks, self._page_bytes)
+
+    def _tables_of_any_size(self) -> tuple[Any, Any]:
+        while True:
+            try:
+                return self._tables()
+            except lmdb.MapResizedError:  # another process made the file grow since it was opened, just now
+                self._lmdb.set_mapsize(0)
 
     def _tables(self) -> tuple[Any, Any]:
         if self.readonly:
