@@ -188,7 +188,7 @@ class Stage(Options):
     only_if_better: bool = Field(
         default=False,
         description="take what the stage did back unless it improves the validation loss in at least 80 % of bootstrap "
-        "resamples",
+        "resamples, 95 % with fewer than 100 validation pictures",
     )
     keep_best: bool = Field(
         default=True, description="end the stage with the weights of its best validation loss, not its last"

@@ -68,7 +68,7 @@ def find_rate(tail: StageTail, stage: Stage, feeds: dict[str, Callable[[], Any]]
 
     Args:
         tail: compiled.
-        stage: its `learning_rate` is `auto` (the least validation loss after two epochs) or `range` (a range test).
+        stage: its `learning_rate` is `auto` (the least mean validation loss of two epochs) or `range` (a range test).
         feeds: make what it trains on ("train") and is judged by ("validation").
         seed: of order and dropout, the same for all.
     """
@@ -87,7 +87,7 @@ def find_rate(tail: StageTail, stage: Stage, feeds: dict[str, Callable[[], Any]]
 def _try_rates(
     tail: StageTail, stage: Stage, feeds: dict[str, Callable[[], Any]], *, seed: int
 ) -> dict[float, float]:  # fmt: skip
-    """Validation loss after two epochs with each of `RATES`."""
+    """Validation loss with each of `RATES`, the mean of two epochs."""
     trial = stage.replace(epochs=min(_EPOCHS, stage.epochs), patience=None, keep_best=False)
     losses = {}
     for rate in RATES:
@@ -99,7 +99,8 @@ def _try_rates(
                 feeds["train"](), validation_data=feeds["validation"](), callbacks=[watch], epochs=trial.epochs,
                 verbose=0, steps=None,
             )  # fmt: skip
-            loss = watch.rows[-1]["val_loss"]
+            # The mean of the epochs and not the last: a rate that first destroys what was there comes back by luck.
+            loss = sum(row["val_loss"] for row in watch.rows) / len(watch.rows)
             losses[rate] = loss if math.isfinite(loss) else math.inf
     return losses
 

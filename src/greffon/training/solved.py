@@ -22,6 +22,22 @@ if TYPE_CHECKING:
 SURE_ENOUGH = 0.8
 """Share of bootstrap resamples in which a stage has to improve the validation loss to be kept."""
 
+_FEW, _SURER = 100, 0.95
+
+
+def sure_enough(pictures: int) -> float:
+    """The share that is asked for: more of few pictures, since they have chosen the stage's best epoch as well.
+
+    On 28 photographs the best of nine epochs that went up and down improved in 84 % of resamples, and was worse on
+    others.
+
+    Example:
+        >>> from greffon.training.solved import sure_enough
+        >>> sure_enough(28), sure_enough(400)
+        (0.95, 0.8)
+    """
+    return SURE_ENOUGH if pictures >= _FEW else _SURER
+
 
 def solve_head(
     model: keras.Model,

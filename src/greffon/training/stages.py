@@ -26,7 +26,7 @@ from greffon.training.ordered import StageFeed
 from greffon.training.planned import Planned, TrunkWork
 from greffon.training.practice import callbacks_of, finish, mixing_of, notes_on
 from greffon.training.rate import find_rate
-from greffon.training.solved import SURE_ENOUGH, improvement, picture_losses, solve_head
+from greffon.training.solved import improvement, picture_losses, solve_head, sure_enough
 from greffon.training.solver import Solver
 from greffon.training.stage_memory import Memory, stage_memory
 from greffon.training.stage_tail import StageTail, can_fill_up, compile_stage, xla_pays
@@ -305,14 +305,15 @@ class Stages:
         """Keep what the stage did if it improves the validation loss surely enough; what to write down of it."""
         after = self._validation_losses(plan)
         share = improvement(before, after, seed=seed)
-        kept = share >= SURE_ENOUGH
+        needed = sure_enough(len(before))
+        kept = share >= needed
         losses = f"{before.mean():.4f} to {after.mean():.4f}, better in {share:.0%} of resamples"
         if kept:
             self.reporter.note(f"{plan.stage.name}: kept; validation loss {losses}")
         else:
             watch.restore_first()
             self._note(
-                f"stage {plan.stage.name!r} is taken back: validation loss {losses}, {SURE_ENOUGH:.0%} are asked for; "
+                f"stage {plan.stage.name!r} is taken back: validation loss {losses}, {needed:.0%} are asked for; "
                 "the model is that of the stage before it"
             )
         return {"kept": kept, "better_in_resamples": round(share, 4)}
