@@ -13,6 +13,7 @@ import greffon  # noqa: E402
 from greffon.backbone.graft import graft  # noqa: E402
 from greffon.backbone.resnet import resnet  # noqa: E402
 from greffon.bundle.write import weights_digest  # noqa: E402
+from greffon.errors import InputError  # noqa: E402
 from greffon.training.optimizers import pretrained_values  # noqa: E402
 from greffon.training.practice import Soup, finish  # noqa: E402
 from greffon.training.progress import Reporter  # noqa: E402
@@ -158,6 +159,7 @@ def test_what_a_stage_begins_with_is_kept_where_it_is_better(run):
     assert run(HEAD, worse).digest != kept.digest
 
 
+@pytest.mark.large
 def test_decay_towards_the_pretrained_weights_holds_them_there_in_later_stages_too(run):
     """A second stage draws towards what the network began with, not towards what the first one made of it."""
     strong = BLOCK.replace(name="again", learning_rate=1e-6, l2_sp=9e5, keep_best=False)
@@ -168,8 +170,15 @@ def test_decay_towards_the_pretrained_weights_holds_them_there_in_later_stages_t
     assert moved[1] < 0.1 * moved[0]
 
 
+@pytest.mark.large
 def test_cutmix_and_rates_by_group_act_in_the_backbone(run):
     runs = [run(it) for it in (BLOCK, BLOCK.replace(group_decay=0.1), BLOCK.replace(cutmix=1.0))]
     assert len({it.digest for it in runs}) == 3
     assert runs[2].notes == runs[0].notes
     assert any("CutMix needs places" in note for note in run(HEAD.replace(cutmix=1.0)).notes)
+
+
+def test_many_trainings_at_once_refuse_what_they_would_leave_out(run):
+    x, y = np.full((4, SIDE, SIDE, 3), 200.0), np.eye(CLASSES)[[0, 1, 2, 0]]
+    with pytest.raises(InputError, match="knows nothing of mixup, schedule"):
+        greffon.fit_many(run.model, [HEAD.replace(mixup=0.2, schedule="cosine")], x, y, validation_data=(x, y))

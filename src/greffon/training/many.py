@@ -14,6 +14,7 @@ import numpy as np
 from greffon.backbone.freeze import set_trainable_state, trainable_state
 from greffon.errors import InputError
 from greffon.frozen.store import ActivationStore
+from greffon.training.practice import practised
 from greffon.training.progress import ConsoleReporter, Reporter
 from greffon.training.trials import Data, Trial, TrialResult, Trials
 
@@ -80,6 +81,9 @@ def fit_many(
             "the stages of trials must be trained by steps, with a learning rate and without only_if_better: those of "
             "greffon.train alone may be solved (lbfgs), search for a rate or be taken back"
         )
+    asked = sorted({name for it in stages for name in practised(it)})
+    if asked:
+        raise InputError(f"fit_many knows nothing of {', '.join(asked)}: leave it out, or train with greffon.train")
     reporter = Reporter() if verbose == 0 else ConsoleReporter()
     flags = trainable_state(model)
     weights = [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]

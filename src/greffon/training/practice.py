@@ -144,6 +144,24 @@ def mixing_of(stage: Stage, shapes: Sequence[tuple[int | None, ...]], *, seed: i
     return mixing if mixing.mixup or mixing.cutmix else None
 
 
+_PRACTICE = (
+    "schedule", "warmup", "group_decay", "weight_decay", "momentum", "nesterov", "l2_sp", "label_smoothing", "mixup",
+    "cutmix", "ema", "soup", "gradual", "carry_best",
+)  # fmt: skip
+
+
+def practised(stage: Stage) -> list[str]:
+    """Names of the options of good practice that a stage sets.
+
+    Example:
+        >>> import greffon
+        >>> from greffon.training.practice import practised
+        >>> practised(greffon.Stage(mixup=0.2, epochs=3))
+        ['mixup']
+    """
+    return [name for name in _PRACTICE if getattr(stage, name) != type(stage).model_fields[name].default]
+
+
 def notes_on(stage: Stage, shapes: Sequence[tuple[int | None, ...]]) -> list[str]:
     """What a stage asks for and does not get, one sentence each.
 

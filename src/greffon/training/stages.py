@@ -141,7 +141,9 @@ class Stages:
     def __post_init__(self) -> None:
         self._memory = self.memory or Memory(self.model)
         if any(stage.l2_sp for stage in self.recipe.stages):
-            self._pretrained = pretrained_values(self.model) | self._memory.overwritten
+            # Of the backbone alone, and as it was before a checkpoint was put back.
+            now, before = pretrained_values(self.model), self._memory.overwritten
+            self._pretrained = {key: before.get(key, value) for key, value in now.items()}
         self._planned = Planned(
             self.model, self.recipe, self.samples, self.store, self.reporter, self.notes, self.choices
         )
