@@ -26,6 +26,10 @@ SHOWN_BY = {
     "Evaluation": "evaluate",
     "Check": "check",
     "Exported": "export",
+    "Reproduction": "reproduce",
+    "Study": "tune",
+    "LearningRate": "find_learning_rate",
+    "Diagnosis": "diagnose",
     "resnet101": "resnet50",
     "resnet152": "resnet50",
 }

@@ -162,7 +162,7 @@ def test_the_process_returns_the_code_without_a_traceback():
     done = run("train", "no/such/folder", "-o", "run", "--recipe", "no such recipe")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: recipe must be one of default, tutorial or a YAML file")
+    assert done.stderr.startswith("error: recipe must be one of default, tutorial, gradual or a YAML file")
     assert "Traceback" not in done.stderr
 
 

@@ -115,7 +115,7 @@ def test_the_default_recipe_is_planned_as_it_trains(pictures, tmp_path_factory):
     recipe = Recipe(weights="thin", image_size=96)
     found = plan(pictures, recipe=recipe, seconds=1, reporter=Reporter())
     rows = {row.name: row for row in found.rows if (row.precision, row.views) == ("fp32", 1)}
-    assert set(found.times.solve) == {"avg", "grid2", "grid3"}
+    assert set(found.times.solve) == {"avg", "grid2", "grid3", "blocks2"}
     assert found.times.copies > 0
     assert rows["head"].parts["train"] == rows["head"].parts["compile"] == 0.0
     assert rows["head"].parts["solve"] == pytest.approx(rows["last-block"].parts["solve"])

@@ -200,6 +200,15 @@ def test_a_signal_waits_for_the_next_step(undisturbed, tmp_path, monkeypatch):
     assert digest(greffon.resume(out, reporter=Reporter()).path) == undisturbed.digest
 
 
+@pytest.fixture
+def heard_sigint():
+    """A shell that starts the tests in the background has them ignore SIGINT, and what is ignored is not watched."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_sigint")
 def test_a_second_signal_does_not_wait():
     interrupts = Interrupts()
     with interrupts.watched(), interrupts.waits():

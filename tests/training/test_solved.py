@@ -12,12 +12,27 @@ import greffon
 from greffon.backbone.blocks import kept_channels
 from greffon.errors import InputError
 from greffon.evaluation.probe import solve
-from greffon.training import solved, solver
+from greffon.training import pooling, solved, solver
 from greffon.training.progress import Reporter
 from greffon.training.solved import improvement, picture_losses
 
 PROBE = greffon.Stage(name="probe", optimizer="lbfgs")
 RECIPE = greffon.Recipe(weights="thin", image_size=64, stages=(PROBE,), validation=0.25)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def poolings_of_the_last_map():
+    """Features of all blocks would win here, and most tests are about what is behind an average."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooling, "COMPARED", ("avg", "grid2", "grid3"))
+        yield
+
+
+def test_features_of_all_blocks_are_compared_of_so_many_pictures(monkeypatch):
+    monkeypatch.setattr(pooling, "COMPARED", ("avg", "grid2", "grid3", "blocks2"))
+    assert pooling.to_compare(greffon.Recipe(), (7, 7), 5000) == ("avg", "grid2", "grid3", "blocks2")
+    assert pooling.to_compare(greffon.Recipe(), (7, 7), 5001) == ("avg", "grid2", "grid3")
+    assert pooling.to_compare(greffon.Recipe(), (1, 1), 10) == ("avg",)
 
 
 @pytest.fixture(scope="module")
