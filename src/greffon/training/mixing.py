@@ -113,7 +113,7 @@ class Mixing(keras.layers.Layer):
 
         def inside(length: int) -> Any:
             centre, places = self._uniform(rows) * length, np.arange(length, dtype=np.float32) + 0.5
-            away = ops.abs(places[None, :] - ops.expand_dims(centre, 1))
+            away = ops.abs(ops.expand_dims(centre, 1) - ops.convert_to_tensor(places[None, :]))
             return ops.cast(away < ops.expand_dims(side, 1) * (length / 2), "float32")
 
         return ops.expand_dims(inside(height), 2) * ops.expand_dims(inside(width), 1)
