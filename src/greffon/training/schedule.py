@@ -39,7 +39,7 @@ class Ramp:
     Example:
         >>> import numpy as np
         >>> from greffon.training.schedule import Ramp
-        >>> np.round(Ramp("cosine", warmup=2, steps=6, epoch=3).at(np.arange(6)), 3).tolist()
+        >>> Ramp("cosine", warmup=2, steps=6, epoch=3).at(np.arange(6)).astype(float).round(3).tolist()
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
 
