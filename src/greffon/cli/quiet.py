@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -11,6 +10,7 @@ import tempfile
 import warnings
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class _QuietTensorFlow(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != "tensorflow":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        # It stays in its place: who only asks whether TensorFlow is there does not import it.
+        spec = PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
             spec.loader.exec_module = _held_back(spec.loader.exec_module)  # type: ignore[method-assign, assignment]
         return spec
