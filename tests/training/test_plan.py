@@ -122,7 +122,7 @@ def test_the_default_recipe_is_planned_as_it_trains(pictures, tmp_path_factory):
     assert rows["last-block"].parts["compile"] > 0
     assert rows["last-block"].flags == ""
     # Averages, 2x2 and 3x3 of 1024 channels in float16.
-    assert rows["head"].disk == 600 * 1024 * 2 * (1 + 4 + 9)
+    assert rows["head"].disk == 600 * 2 * (1024 * (1 + 4 + 9) + 30_208)
 
 
 # --- what is wrong with what is given -------------------------------------------------------------------------------
