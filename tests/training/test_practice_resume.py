@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from dying import Dies, Killed
 
 import greffon
 from greffon.backbone.resnet import resnet
@@ -26,19 +27,6 @@ LAST = BLOCK.replace(name="last", epochs=1, optimizer="adamw")
 RECIPE = greffon.Recipe(
     weights="none", image_size=64, near_copies="ignore", stages=(HEAD, BLOCK, LAST), norm_statistics="adapted"
 )
-
-
-class Killed(BaseException):
-    """Nothing of ours handles it."""
-
-
-class Dies(Reporter):
-    def __init__(self, what):
-        self.what = what
-
-    def epoch(self, stage, epoch, epochs, logs, best):
-        if self.what == f"{stage} {epoch}":
-            raise Killed
 
 
 def small_backbone(start, recipe):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from dying import Dies, Killed
 
 import greffon
 from greffon.backbone.resnet import resnet
@@ -91,19 +92,8 @@ def undisturbed(tmp_path_factory):
         yield SimpleNamespace(folder=folder, run=run, digest=digest(run.path))
 
 
-class Killed(BaseException):
-    """Nothing of ours handles it, as nothing handles SIGKILL."""
-
-
-class Dies(Reporter):
-    """Ends the process, as far as one can from inside, when something is told."""
-
-    def __init__(self, what):
-        self.what = what
-
-    def epoch(self, stage, epoch, epochs, logs, best):
-        if self.what == f"{stage} {epoch}":
-            raise Killed
+class DiesWhenTold(Dies):
+    """In a note, too."""
 
     def note(self, text):
         if self.what in text:
@@ -150,7 +140,7 @@ def dies_at_checkpoint(monkeypatch, number, *, before):
 def test_a_killed_training_ends_as_if_it_had_not_been(undisturbed, tmp_path, monkeypatch, moment):
     kind, when, before = moment
     out = tmp_path / "run"
-    reporter = Dies(when) if kind == "told" else Reporter()
+    reporter = DiesWhenTold(when) if kind == "told" else Reporter()
     with monkeypatch.context() as patch:
         if kind == "checkpoint":
             dies_at_checkpoint(patch, when, before=before)

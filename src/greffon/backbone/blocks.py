@@ -7,16 +7,18 @@ is part of the graph, as a plain operation of Keras: the model opens without Gre
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from greffon.backbone.parts import BLOCK_POOL, block_of, output_shape
 from greffon.backbone.pool import pool_layers
 from greffon.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import keras
+
+_T = TypeVar("_T")
 
 EACH_BLOCK = {"blocks": "avg", "blocks2": "grid2"}
 """How each block's feature map is pooled, by what `Head.pool` calls it for all of them."""
@@ -88,17 +90,28 @@ def block_maps(features: Any) -> dict[str, Any]:
 
     # The layers between the pictures and the map; calls of nothing else that they may be part of.
     graph = keras.Model(keras.utils.get_source_inputs(features), features)
-    maps: dict[str, Any] = {}
-    for layer in graph.layers:
-        block, shape = block_of(layer.name), output_shape(layer) or ()
-        if block not in {"", "conv1"} and len(shape) == 4:
-            maps[block] = layer.output  # of the last layer in the end
+    maps = last_of_blocks((layer.name, output_shape(layer), layer) for layer in graph.layers)
+    maps = {block: layer.output for block, layer in maps.items()}
     if not maps:
         raise InputError(
             "pool='blocks' needs a backbone whose layers are named by block (such as conv5_block3_out), and there is "
             "none here: pool by avg"
         )
     return maps
+
+
+def last_of_blocks(named: Iterable[tuple[str, Sequence[int | None] | None, _T]]) -> dict[str, _T]:
+    """What gives the feature map of each block, of things in the order of the graph.
+
+    Args:
+        named: name, shape of what it gives, and the thing itself: a layer or a tensor's number.
+    """
+    # A later one of the same block takes the place of an earlier one.
+    return {
+        block_of(name): thing
+        for name, shape, thing in named
+        if block_of(name) not in {"", "conv1"} and len(shape or ()) == 4
+    }
 
 
 def _by_block(channels: Sequence[int] | None, widths: Sequence[int]) -> list[list[int]]:

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 Data = Annotated[
     str, Parameter(help="a folder with one folder of pictures per class, a table, tar shards, or an address of these")
 ]
+RunData = Annotated[
+    str | None,
+    Parameter(
+        show_default=False,
+        help="where the pictures are now: a folder, a table, tar shards, an address; by default where they were "
+        "when RUN was trained. They are known by their content",
+    ),
+]
 ColumnNames = Annotated[
     tuple[str, ...],
     Parameter(

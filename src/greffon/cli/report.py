@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from greffon.cli.data import ColumnNames, columns_of
+from greffon.cli.data import ColumnNames, RunData, columns_of
 from greffon.cli.output import Json, print_json, reporter, show
 
 
@@ -15,14 +15,7 @@ def report(
     run: Annotated[Path, Parameter(help="the folder that greffon train wrote")],
     /,
     *,
-    data: Annotated[
-        str | None,
-        Parameter(
-            show_default=False,
-            help="where the pictures are now: a folder, a table, tar shards, an address; by default where they were "
-            "when RUN was trained. They are known by their content",
-        ),
-    ] = None,
+    data: RunData = None,
     out: Annotated[
         Path | None,
         Parameter(

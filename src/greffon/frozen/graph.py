@@ -108,27 +108,25 @@ def with_calls(graph: FlatGraph, layers: Sequence[keras.layers.Layer], tensor: i
 
     The layers are not part of any Keras model by that; the graph's outputs stay what they were.
     """
-    nodes, specs = list(graph.nodes), dict(graph.specs)
     for layer in layers:
-        output = max(specs) + 1
-        specs[output] = layer.compute_output_spec(specs[tensor])
-        if not layer.built:
-            layer.build(specs[tensor].shape)
-        nodes.append(Node(layer, (Ref(tensor),), {}, (tensor,), (output,), layer.name))
-        tensor = output
-    return replace(graph, nodes=tuple(nodes), specs=specs), tensor
+        graph, tensor = _with_call(graph, layer, Ref(tensor))
+    return graph, tensor
 
 
 def with_join(graph: FlatGraph, layer: keras.layers.Layer, tensors: Sequence[int]) -> tuple[FlatGraph, int]:
     """The graph with one more layer that takes a list of its tensors; and the tensor that it gives."""
-    specs = dict(graph.specs)
-    taken, output = [specs[tensor] for tensor in tensors], max(specs) + 1
-    specs[output] = layer.compute_output_spec(taken)
+    return _with_call(graph, layer, [Ref(tensor) for tensor in tensors])
+
+
+def _with_call(graph: FlatGraph, layer: keras.layers.Layer, taken: Ref | list[Ref]) -> tuple[FlatGraph, int]:
+    specs = keras.tree.map_structure(lambda ref: graph.specs[ref.tensor], taken)
+    inputs = tuple(ref.tensor for ref in keras.tree.flatten(taken))
+    output = max(graph.specs) + 1
+    given = layer.compute_output_spec(specs)
     if not layer.built:
-        layer.build([spec.shape for spec in taken])
-    refs = [Ref(tensor) for tensor in tensors]
-    node = Node(layer, (refs,), {}, tuple(tensors), (output,), layer.name)
-    return replace(graph, nodes=(*graph.nodes, node), specs=specs), output
+        layer.build(keras.tree.map_structure(lambda spec: spec.shape, specs))
+    node = Node(layer, (taken,), {}, inputs, (output,), layer.name)
+    return replace(graph, nodes=(*graph.nodes, node), specs={**graph.specs, output: given}), output
 
 
 class GraphModel(keras.Model):

@@ -107,12 +107,10 @@ class SearchJob(Job):
         return known[key]
 
     def _look(self, model: Any, recipe: Recipe, *args: Any, **options: Any) -> FirstPass | None:
-        from greffon.backbone.parts import output_shape, split_parts
-        from greffon.training.pooling import to_compare
+        from greffon.training.pooling import compared_pools
 
         first = self._shared.first
-        _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
-        pools = to_compare(recipe, (height or 1, width or 1), len(first.features["avg"]) if first else 0)
+        pools = compared_pools(model, recipe, len(first.features["avg"]) if first else 0)
         if first is None or any(pool not in first.features for pool in pools):
             return look_first(model, recipe, *args, **options)
         if recipe.near_copies == "ignore" and len(pools) == 1:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from greffon.backbone.parts import output_shape, split_parts
 from greffon.pictures.split import group_numbers, to_split
 from greffon.training.choices import Choices
 from greffon.training.near_copies import NearCopies, find_near_copies
 from greffon.training.planned import Planned
-from greffon.training.pooling import to_compare
+from greffon.training.pooling import compared_pools
 from greffon.training.samples import samples_to_split
 
 if TYPE_CHECKING:
@@ -76,8 +75,7 @@ def look_first(
     Raises:
         GoneBadError: pictures cannot be read any more.
     """
-    _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
-    pools = to_compare(recipe, (height or 1, width or 1), len(to_split(catalog)))
+    pools = compared_pools(model, recipe, len(to_split(catalog)))
     together = recipe.near_copies == "together"
     if not together and len(pools) == 1:
         return None

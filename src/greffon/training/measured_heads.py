@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.backbone.blocks import EACH_BLOCK, block_maps
-from greffon.backbone.parts import output_shape, split_parts
+from greffon.backbone.parts import split_parts
 from greffon.errors import DataError
 from greffon.evaluation.probe import solve
 from greffon.pictures.decode import decode
 from greffon.pictures.near import THUMBNAIL, near_duplicates
 from greffon.training.estimate import SolveTimes
-from greffon.training.pooling import to_compare
+from greffon.training.pooling import compared_pools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 
 # Pictures that a head is solved on at most; what more of them cost is scaled.
 _MOST = 600
-
-
-def compared_pools(model: keras.Model, recipe: Recipe, pictures: int) -> tuple[str, ...]:
-    """The poolings among which a training of this recipe on so many pictures chooses; the average where it does not."""
-    _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
-    return to_compare(recipe, (height or 1, width or 1), pictures)
 
 
 def measure_solving(

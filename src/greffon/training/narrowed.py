@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import keras
 import numpy as np
 
-from greffon.backbone.blocks import EACH_BLOCK, JOINED, KEPT_NAME, kept_channels
-from greffon.backbone.parts import HEAD_STARTS, block_of
+from greffon.backbone.blocks import EACH_BLOCK, JOINED, KEPT_NAME, kept_channels, last_of_blocks
+from greffon.backbone.parts import HEAD_STARTS
 from greffon.backbone.pool import pool_layers
 from greffon.errors import InputError
 from greffon.frozen.graph import with_calls, with_join
@@ -50,11 +50,8 @@ def with_blocks(graph: FlatGraph, pool: Pool) -> FlatGraph:
         graph: whose layers are named by block, as yet computed everywhere.
         pool: `blocks` or `blocks2`.
     """
-    maps: dict[str, int] = {}
-    for node in graph.nodes:
-        block, tensor = block_of(node.operation.name), node.outputs[0]
-        if block not in {"", "conv1"} and len(graph.specs[tensor].shape) == 4:
-            maps[block] = tensor  # of the last layer in the end
+    tensors = [(node.operation.name, node.outputs[0]) for node in graph.nodes]
+    maps = last_of_blocks((name, graph.specs[tensor].shape, tensor) for name, tensor in tensors)
     pooled = []
     for block, tensor in maps.items():
         layers = pool_layers(EACH_BLOCK[pool], graph.specs[tensor].shape[1:3], of=block)

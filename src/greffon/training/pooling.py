@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from greffon.backbone.blocks import EACH_BLOCK
+from greffon.backbone.parts import output_shape, split_parts
 from greffon.evaluation.selection import SHARES, select
 from greffon.pictures.split import group_numbers, to_split
 from greffon.training.balance import balanced_weights
@@ -16,6 +17,8 @@ from greffon.training.solver import Solver, features_of, width_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import keras
 
     from greffon.frozen.activations import Activations
     from greffon.pictures.catalog import Catalog
@@ -61,6 +64,18 @@ def to_compare(recipe: Recipe, sides: tuple[int, int], pictures: int) -> tuple[P
         return ("avg",)
     fit = [pool for pool in COMPARED if pool == "avg" or min(sides) >= int(pool[-1])]
     return tuple(pool for pool in fit if pool not in EACH_BLOCK or pictures <= MOST_OF_BLOCKS)
+
+
+def compared_pools(model: keras.Model, recipe: Recipe, pictures: int) -> tuple[Pool, ...]:
+    """The poolings among which a training of this recipe chooses, as `to_compare` says, for the map of its network.
+
+    Args:
+        model: grafted.
+        recipe: of the training.
+        pictures: how many are learned from or held out.
+    """
+    _, height, width, _ = output_shape(split_parts(model).backbone[-1]) or (None, 1, 1, None)
+    return to_compare(recipe, (height or 1, width or 1), pictures)
 
 
 def choose_head(
