@@ -1,14 +1,16 @@
 """Kill a training with -9 at seeded moments over all of its phases, and see whether it resumes to the same weights.
 
     python benchmarks/kills.py --kills 50 --seed 0
+    python benchmarks/kills.py --kills 4 --small        # what the tests run: a small network, one kill in each quarter
 
 Trainings run in processes that are forked from one that has imported everything and has started nothing. Each tells
 what it is at; at a moment that the seed chooses (a phase, and some time after it began) it gets SIGKILL. Then it is
 resumed, to be killed again, several times in a row; at last it may end, and its weights, probabilities and history are
 compared with those of a training that nobody disturbed.
 
-The recipe has what can go wrong: a solved head whose pooling is chosen, dropout, views, a learning rate that is
-searched, a stage that may be taken back, BatchNorm on batch statistics, checkpoints inside epochs.
+The recipe has what can go wrong: a solved head whose pooling is chosen among those of the last block and of all blocks,
+dropout, views, a learning rate that is searched, a stage that may be taken back, BatchNorm on batch statistics, a running
+mean of the weights whose statistics are taken anew, checkpoints inside epochs.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ PHASES = (
 
 CHECKPOINT = "checkpoint"  # its writing, whichever phase it is in
 _LONGEST = 0.6  # seconds after a phase began
+_LONGEST_SMALL = 0.05  # where all of it takes seconds
 _ROW = 5  # kills of one training, one after the other
 _PATIENCE = 600.0  # seconds that a training may say nothing
 
@@ -49,10 +52,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", action="store_true", help="one block in each group; kills spread over the phases")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     options = parser.parse_args()
     with _folder(options.keep) as folder:
-        found = kill_often(folder, kills=options.kills, seed=options.seed, say=lambda text: print(text, flush=True))
+        found = kill_often(
+            folder, kills=options.kills, seed=options.seed, small=options.small,
+            say=lambda text: print(text, flush=True),
+        )  # fmt: skip
     print(found)
     return 0 if found.same else 1
 
@@ -84,34 +91,36 @@ class Found:
         return f"{self.kills} kills in {self.trainings} trainings ({where}): {result}"
 
 
-def kill_often(folder: Path, *, kills: int, seed: int, say: Any = lambda _: None, row: int = _ROW) -> Found:
+def kill_often(
+    folder: Path, *, kills: int, seed: int, small: bool = False, say: Any = lambda _: None, row: int = _ROW
+) -> Found:  # fmt: skip
     """Train undisturbed, then with kills, and compare.
 
     Args:
         folder: to work in.
         kills: how many.
         seed: of the moments.
+        small: a network of one block in each group, and in a row of kills one in each part of the training.
         say: told how it goes.
         row: kills of one training before it may end.
     """
     import_everything()
     data = _pictures(folder / "pictures")
-    Child(folder, "undisturbed", data).ends()
+    Child(folder, "undisturbed", data, small=small).ends()
     expected = digest(folder / "undisturbed")
     say(f"undisturbed: {expected[:16]}")
     chance, found = random.Random(seed), Found()
     while found.kills < kills:
         name = f"killed-{found.trainings}"
         # Early phases first: what is behind a checkpoint does not come again.
-        moments = sorted(_moment(chance) for _ in range(min(row, kills - found.kills)))
-        for place, delay in moments:
-            child = Child(folder, name, data)
+        for place, delay in _moments(chance, min(row, kills - found.kills), small=small):
+            child = Child(folder, name, data, small=small)
             phase = child.dies(CHECKPOINT if place < 0 else PHASES[place], delay)
             if phase is not None:
                 found.kills += 1
                 found.where[phase] += 1
                 say(f"{name}: killed {delay:.2f} s after {phase!r} began")
-        Child(folder, name, data).ends()
+        Child(folder, name, data, small=small).ends()
         found.trainings += 1
         result = digest(folder / name)
         if result != expected or (folder / f"{name}.partial").exists():
@@ -128,24 +137,24 @@ def digest(run: Path) -> str:
     return hashlib.sha256(json.dumps([record["weights_sha256"], *hashes, *proofs]).encode()).hexdigest()
 
 
-def recipe() -> Any:
-    """Small, with everything that has a state."""
+def recipe(*, small: bool) -> Any:
+    """Few pictures, with everything that has a state."""
     from greffon.recipe import Head, Recipe, Stage
 
     return Recipe(
-        weights="thin",
-        image_size=32,
+        weights="none" if small else "thin",
+        image_size=64,  # a last feature map of 2x2: all poolings but one are compared
         views=2,
         head=Head(pool="auto", dropout=0.2),
         stages=(
             Stage(name="probe", optimizer="lbfgs"),
             Stage(
-                name="last-block", unfreeze="conv5_block3", learning_rate="auto", epochs=3, batch_size=8,
+                name="last-block", unfreeze="conv5" if small else "conv5_block3", learning_rate="auto", epochs=3, batch_size=8,
                 only_if_better=True,
             ),
             Stage(
-                name="deeper", unfreeze="conv5_block2", batch_norm="train", learning_rate=1e-4, epochs=2, batch_size=8,
-                patience=None,
+                name="deeper", unfreeze="conv4" if small else "conv5_block2", batch_norm="train", learning_rate=1e-4,
+                epochs=2, batch_size=8, patience=None, ema=0.9,
             ),
         ),
     )  # fmt: skip
@@ -154,7 +163,7 @@ def recipe() -> Any:
 class Child:
     """A training in a process of its own: begun, or resumed where there is something to resume."""
 
-    def __init__(self, folder: Path, name: str, data: Path) -> None:
+    def __init__(self, folder: Path, name: str, data: Path, *, small: bool) -> None:
         self.out = folder / name
         ours, theirs = os.pipe()
         self._phases = os.fdopen(ours)
@@ -162,7 +171,7 @@ class Child:
         self.process = os.fork()
         if self.process == 0:
             self._phases.close()
-            _child(self.out, data, theirs, self._log)
+            _child(self.out, data, theirs, self._log, small=small)
         os.close(theirs)
 
     def dies(self, phase: str, delay: float) -> str | None:
@@ -201,7 +210,7 @@ class Child:
             yield line.strip()
 
 
-def _child(out: Path, data: Path, pipe: int, log: Path) -> None:
+def _child(out: Path, data: Path, pipe: int, log: Path, *, small: bool) -> None:
     """What the forked process does; it never returns."""
     code = 1
     try:
@@ -209,7 +218,7 @@ def _child(out: Path, data: Path, pipe: int, log: Path) -> None:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
             try:
-                _train(out, data, lambda phase: os.write(pipe, f"{phase}\n".encode()))
+                _train(out, data, lambda phase: os.write(pipe, f"{phase}\n".encode()), small=small)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -218,10 +227,11 @@ def _child(out: Path, data: Path, pipe: int, log: Path) -> None:
         os._exit(code)
 
 
-def _train(out: Path, data: Path, tell: Any) -> None:
-    from greffon.training import job, partial, tail
+def _train(out: Path, data: Path, tell: Any, *, small: bool) -> None:
+    from greffon.training import partial, purpose, tail, whole_run
     from greffon.training.progress import Reporter
     from greffon.training.resume import resume
+    from greffon.training.train import train
 
     class Telling(Reporter):
         @contextmanager
@@ -241,11 +251,13 @@ def _train(out: Path, data: Path, tell: Any) -> None:
 
     tail._SMALL = 0  # checkpoints inside epochs, as with large activations
     _before(partial, "save_state", lambda: tell(CHECKPOINT))
-    _before(job, "write_bundle", lambda: tell("writing"))
+    if small:
+        vars(purpose)["build_backbone"] = _small_backbone
+    _before(whole_run, "write_bundle", lambda: tell("writing"))
     if (out.with_name(f"{out.name}.partial") / "job.json").exists():
         resume(out, reporter=Telling())
     elif not out.exists():
-        job.train(data, out=out, recipe=recipe(), reporter=Telling(), checkpoint_every=0.0)
+        train(data, out=out, recipe=recipe(small=small), reporter=Telling(), checkpoint_every=0.0)
 
 
 def _before(module: Any, name: str, tell: Any) -> None:
@@ -258,8 +270,24 @@ def _before(module: Any, name: str, tell: Any) -> None:
     setattr(module, name, told)
 
 
-def _moment(chance: random.Random) -> tuple[int, float]:
-    return chance.randrange(-1, len(PHASES)), chance.uniform(0, _LONGEST)
+def _small_backbone(start: Any, recipe: Any) -> Any:
+    """One block in each group: everything but the time that fifty layers take."""
+    from greffon.backbone.resnet import resnet
+    from greffon.weights.sets import usual_preprocessing
+
+    side = recipe.image_size
+    return resnet((1, 1, 1, 1), "thin", input_shape=(side, side, 3)), usual_preprocessing("thin"), []
+
+
+def _moments(chance: random.Random, count: int, *, small: bool) -> list[tuple[int, float]]:
+    """Phases, by number, early ones first (-1: a checkpoint), and seconds after they began."""
+    if not small:
+        return sorted((chance.randrange(-1, len(PHASES)), chance.uniform(0, _LONGEST)) for _ in range(count))
+    ends = [len(PHASES) * part // count for part in range(count + 1)]
+    return [
+        (chance.randrange(start, end), chance.uniform(0, _LONGEST_SMALL))
+        for start, end in zip(ends, ends[1:], strict=False)
+    ]
 
 
 def import_everything() -> None:

@@ -3,11 +3,10 @@
     T_naive  = E [ N (a + b) + V (a + c) ]      the frozen part in every epoch, in Keras
     T_cached = (N + V) e + E [ N b + V c ]      once, in the engine; then the tail alone
 
-a: what the frozen part adds to a training step in Keras, and to a validation step; b: a training step of the tail, c: a
-validation step of the tail, e: the engine; seconds per picture. The first is a whole step of the model less one of its
-tail: inside `fit` the frozen layers run as they do in training, which is slower than `predict` of them alone.
-Compiling, decoding, reading and writing are left out: a limit has none of them. A ratio above it is a mistake of
-measurement until it is explained.
+a: the frozen part in Keras, b: a training step of the tail, c: a validation step of the tail, e: the engine; seconds
+per picture. What stands in brackets in the first line is an epoch of `model.fit`, and is measured as such by the row
+itself: its last batches are smaller, which costs it more than whole ones. Compiling, decoding, reading and writing are
+left out: a limit has none of them. A ratio above it is a mistake of measurement until it is explained.
 """
 
 from __future__ import annotations
@@ -22,24 +21,19 @@ class Parts:
     """Seconds per picture.
 
     Attributes:
-        keras_train: a training step of the whole model, in Keras.
-        keras_validation: a validation step of it.
         engine_trunk: the frozen part, in the engine.
         train: a training step of the tail.
         validation: a validation step of it.
     """
 
-    keras_train: float
-    keras_validation: float
     engine_trunk: float
     train: float
     validation: float
 
-    def limit(self, epochs, train, validation):
-        """The ratio that these allow."""
-        naive = epochs * (train * self.keras_train + validation * self.keras_validation)
+    def limit(self, epochs, train, validation, epoch):
+        """The ratio that these allow, where an epoch of `model.fit` takes `epoch` seconds."""
         cached = (train + validation) * self.engine_trunk + epochs * (train * self.train + validation * self.validation)
-        return naive / cached
+        return epochs * epoch / cached
 
     def to_dict(self):
         """Milliseconds per picture, for the file of results."""
@@ -47,22 +41,19 @@ class Parts:
 
 
 def measure_parts(model, x, *, batch, rounds=3, precision="fp32"):
-    """Measure the parts of a compiled model in turn: whole steps, the engine, the tail's steps; and again."""
+    """Measure the parts of a compiled model in turn: the tail's steps, the engine; and again."""
     from greffon.frozen.cut import find_cut
 
     cut = find_cut(model)
     engine = _engine(cut, x, precision)
     steps = _Steps(model, cut, batch)
-    whole = _WholeSteps(model, x, batch)
     sample = x[: max(batch, min(len(x), 2 * batch))]
     engine.run([sample[:1]])
     steps.epoch()  # compiles
-    whole.epoch()
-    times = {name: [] for name in ("keras_train", "keras_validation", "engine_trunk", "train", "validation")}
+    times = {name: [] for name in ("engine_trunk", "train", "validation")}
     for _ in range(rounds):
-        for names, work in ((("keras_train", "keras_validation"), whole), (("train", "validation"), steps)):
-            for name, seconds in zip(names, work.epoch(), strict=True):
-                times[name].append(seconds)
+        for name, seconds in zip(("train", "validation"), steps.epoch(), strict=True):
+            times[name].append(seconds)
         times["engine_trunk"].append(_seconds(lambda: engine.run([sample])) / len(sample))
     return Parts(**{name: statistics.median(all_) for name, all_ in times.items()})
 
@@ -108,30 +99,6 @@ class _Steps:
         marks = _marks()
         feed, held_out = self._feeds
         self._tail.train_on(feed, validation_data=held_out, callbacks=[marks], epochs=1, verbose=0, steps=None)
-        return marks.seconds(self.rows)
-
-
-class _WholeSteps:
-    """Epochs of `model.fit` itself, a few batches long."""
-
-    def __init__(self, model, x, batch):
-        import numpy as np
-
-        self.rows = (2 * batch, batch)
-        count = sum(self.rows)
-        self._model, self._batch = model, batch
-        self._x = np.resize(x, (count, *x.shape[1:]))
-        classes = model.output_shape[-1]
-        self._y = np.eye(classes, dtype="float32")[np.arange(count) % classes]
-
-    def epoch(self):
-        """Seconds per picture of training and validation."""
-        marks = _marks()
-        train, held_out = slice(None, self.rows[0]), slice(self.rows[0], None)
-        self._model.fit(
-            self._x[train], self._y[train], validation_data=(self._x[held_out], self._y[held_out]),
-            batch_size=self._batch, callbacks=[marks], verbose=0,
-        )  # fmt: skip
         return marks.seconds(self.rows)
 
 

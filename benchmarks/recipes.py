@@ -46,15 +46,44 @@ def sides():
         "probe": default.replace(stages=(probe,)),
         "block always": default.replace(stages=(probe, block.replace(only_if_better=False))),
     }
-    for name, change in CHANGES.items():
-        named[f"+ {name}"] = default.replace(stages=(probe, block.replace(**change)))
     for name, change in HEADS.items():
         named[f"+ {name}"] = default.replace(head=default.head.replace(**change))
+    for base, unfreeze in BASES.items():
+        stage = block.replace(unfreeze=unfreeze, only_if_better=False)
+        plain = default.replace(head=default.head.replace(pool="avg"), stages=(probe, stage))
+        named[f"{base}: plain"] = plain
+        for name, change in PRACTICE[base].items():
+            named[f"{base}: {name}"] = plain.replace(stages=(probe, stage.replace(**change)))
+    named["last-block: norm_statistics: adapted"] = named["last-block: plain"].replace(norm_statistics="adapted")
     return named
 
 
-CHANGES = {}
-"""Options of the last block's stage, each tried alone."""
+BASES = {"last-block": "conv5_block3", "conv5": "conv5"}
+"""What good practice is tried on: average features, the solved head, then this unfrozen and kept whatever comes out, so
+that an option's worth is not hidden by a stage that is taken back."""
+
+PRACTICE = {
+    "last-block": {
+        "schedule: cosine": {"schedule": "cosine"},
+        "schedule: one-cycle": {"schedule": "one-cycle"},
+        "warmup: 1": {"warmup": 1.0},
+        "optimizer: adamw, weight_decay: 0.1": {"optimizer": "adamw", "weight_decay": 0.1},
+        "optimizer: sgd, momentum: 0.9": {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        "l2_sp: 10": {"l2_sp": 10.0},
+        "label_smoothing: 0.1": {"label_smoothing": 0.1},
+        "mixup: 0.2": {"mixup": 0.2},
+        "cutmix: 1.0": {"cutmix": 1.0},
+        "ema: 0.99": {"ema": 0.99},
+        "soup: 5": {"soup": 5},
+    },
+    "conv5": {
+        "group_decay: 0.4": {"group_decay": 0.4},
+        "gradual: block": {"gradual": "block", "epochs": 4},
+        "l2_sp: 10": {"l2_sp": 10.0},
+        "batch_norm: train": {"batch_norm": "train"},
+    },
+}
+"""Options of the fine-tuned stage, each tried alone; `gradual` has a third of the epochs for each of its three steps."""
 
 HEADS = {
     "avg": {"pool": "avg"},

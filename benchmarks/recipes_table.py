@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
+PLAIN = ": plain"
 BEGIN, END = "<!-- measured -->", "<!-- end measured -->"
 NAMES = {
     "photos": "photographs of 4 kinds, about 140 to learn from",
@@ -30,6 +31,7 @@ def write_tables(results, page=PAGE):
         if name in by_set:
             lines += ["", f"### {NAMES[name][0].upper()}{NAMES[name][1:]}", "", *_table(by_set[name])]
     lines += ["", "### Against the others, on the same pictures", "", *_compared(by_set)]
+    lines += ["", "### Good practice, each option alone", "", *_practice(by_set)]
     text = page.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
     tail = rest.split(END)[1]
@@ -41,7 +43,7 @@ def _table(sides):
     yield "| side | seeds | accuracy | to the default | log loss | ECE, uncalibrated | ECE |"
     yield "|---|---|---|---|---|---|---|"
     order = [side for side in ("default", "logistic", "tutorial", "probe") if side in sides]
-    order += sorted(side for side in sides if side not in order)
+    order += sorted(side for side in sides if side not in order and ": " not in side)
     for side in order:
         values = sides[side]
         points = _paired(values, sides.get("default", {}), "accuracy", 100)
@@ -67,6 +69,30 @@ def _compared(by_set):
         )
 
 
+def _practice(by_set):
+    """What each option changes against the same stage without it: accuracy in points, and log loss."""
+    sets = [name for name in NAMES if any(side.endswith(PLAIN) for side in by_set.get(name, {}))]
+    yield "| unfrozen | option | " + " | ".join(f"{NAMES[name]}: accuracy, log loss" for name in sets) + " |"
+    yield "|---|---|" + "---|" * len(sets)
+    sides = list(dict.fromkeys(side for name in sets for side in by_set[name] if ": " in side))
+    # The plain stage in front of its options.
+    for side in sorted(sides, key=lambda side: (side.split(": ")[0], not side.endswith(PLAIN), side)):
+        base, option = side.split(": ", 1)
+        cells = [_practice_cell(by_set[name], base, side) for name in sets]
+        yield f"| {base} | {'none' if side.endswith(PLAIN) else f'`{option}`'} | " + " | ".join(cells) + " |"
+
+
+def _practice_cell(sides, base, side):
+    values, plain = sides.get(side), sides.get(base + PLAIN)
+    if not values or not plain:
+        return ""
+    if side == base + PLAIN:
+        return f"{_mean(_all(values, 'accuracy'), 3)}, {_mean(_all(values, 'log_loss'), 3)}; {len(values)} seeds"
+    seeds = sorted(set(values) & set(plain))
+    loss = _paired(values, plain, "log_loss", 1, digits=3)
+    return f"{_paired(values, plain, 'accuracy', 100)}, {loss}; {len(seeds)} seeds"
+
+
 def _all(values, name):
     return [values[seed][name] for seed in sorted(values)]
 
@@ -81,10 +107,10 @@ def _mean(numbers, digits):
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
-def _paired(values, others, name, factor):
+def _paired(values, others, name, factor, digits=1):
     """The mean difference on the seeds that both have, and its standard error."""
     seeds = sorted(set(values) & set(others))
     if len(seeds) < 2:
         return ""
     change = factor * np.array([values[seed][name] - others[seed][name] for seed in seeds])
-    return f"{change.mean():+.1f} ± {change.std(ddof=1) / np.sqrt(len(change)):.1f}"
+    return f"{change.mean():+.{digits}f} ± {change.std(ddof=1) / np.sqrt(len(change)):.{digits}f}"

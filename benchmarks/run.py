@@ -37,6 +37,7 @@ _MODULES = {
     "latency": "latency",
     "scan": "scan",
     "serving": "serving",
+    "whole": "whole",
 }
 
 

@@ -229,17 +229,17 @@ def test_24_models():
 def test_the_limit_is_the_cost_formula():
     from limit import Parts
 
-    parts = Parts(keras_train=0.06, keras_validation=0.054, engine_trunk=0.025, train=0.01, validation=0.004)
-    naive = 10 * (100 * 0.06 + 20 * 0.054)
+    parts = Parts(engine_trunk=0.025, train=0.01, validation=0.004)
+    epoch = 100 * 0.06 + 20 * 0.054
     cached = 120 * 0.025 + 10 * (100 * 0.01 + 20 * 0.004)
-    assert parts.limit(10, 100, 20) == pytest.approx(naive / cached)
-    assert parts.to_dict()["keras_train"] == 60.0
+    assert parts.limit(10, 100, 20, epoch) == pytest.approx(10 * epoch / cached)
+    assert parts.to_dict()["engine_trunk"] == 25.0
 
 
-def test_a_head_that_costs_nothing_is_limited_by_epochs_and_engines():
+def test_a_tail_that_costs_nothing_is_limited_by_epochs_and_engines():
     from limit import Parts
 
-    assert Parts(0.04, 0.04, 0.02, 0.0, 0.0).limit(30, 265, 66) == pytest.approx(60.0)
+    assert Parts(0.02, 0.0, 0.0).limit(30, 265, 66, 331 * 0.04) == pytest.approx(60.0)
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

@@ -67,7 +67,10 @@ def imagenet(readers_files, mirror, monkeypatch):
     return file.filename
 
 
-@pytest.mark.parametrize("document", [ENGLISH, FRENCH], ids=["english", "french"])
+# The French one has the same code, which a test below shows: it need not run each time.
+@pytest.mark.parametrize(
+    "document", [ENGLISH, pytest.param(FRENCH, marks=pytest.mark.large)], ids=["english", "french"]
+)
 def test_runs_as_it_stands_and_what_it_says_is_so(document, readers_files, imagenet, mirror, session_folder):
     folder, saved = readers_files
     for file in folder.iterdir():

@@ -10,7 +10,7 @@ import pytest
 from greffon.errors import InputError
 from greffon.recipe import Stage
 from greffon.training.feed import RowFeed
-from greffon.training.rate import FoundRate, find_rate, range_test
+from greffon.training.rate import FoundRate, find_rate, range_test, rates_to_try
 from greffon.training.rate_curve import RateCurve, rates_between
 from greffon.training.stage_tail import StageTail, compile_stage, values_of
 
@@ -145,3 +145,9 @@ def test_learning_rates_of_stages_are_numbers_or_known_words():
     assert Stage(learning_rate="range").learning_rate == "range"
     with pytest.raises(InputError):
         Stage(learning_rate="best")
+
+
+def test_sgd_tries_rates_of_its_own_and_smaller_ones_with_momentum():
+    assert rates_to_try(Stage(optimizer="adam")) == (3e-5, 1e-4, 3e-4)
+    assert rates_to_try(Stage(optimizer="sgd")) == (0.01, 0.03, 0.1)
+    assert rates_to_try(Stage(optimizer="sgd", momentum=0.9)) == (0.001, 0.003, 0.01)

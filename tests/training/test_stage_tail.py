@@ -83,6 +83,13 @@ def test_every_batch_has_the_same_size_and_the_last_one_weights(rows, targets):
     assert batches[0][0].dtype == "float16"  # as it is kept: the graph makes float32 of it
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_no_thread_tunes_rows(rows, targets, in_memory):
+    # It would sometimes sleep on when its iterator is gone, and the next epoch with it.
+    kept = Rows(rows.arrays, in_memory=in_memory)
+    assert RowFeed(kept, y=targets, batch_size=8).get_tf_dataset().options().autotune.enabled is False
+
+
 def test_an_unfrozen_norm_cannot_be_filled_up(model):
     assert can_fill_up(find_cut(model).tail)
     norm = small_network(unfrozen_norm=True)

@@ -174,7 +174,7 @@ class RowFeed(Feed):
         sizes = [math.prod(shape) for shape in self.activations.shapes]
         each = sum(size * dtype.itemsize for size, dtype in zip(sizes, self._dtypes, strict=True))
         if not self.activations.in_memory or each * self._views.size > _TABLE_BYTES:
-            return super().get_tf_dataset()
+            return _untuned(super().get_tf_dataset())
         import tensorflow as tf
 
         tables = [tf.convert_to_tensor(array) for array in self.activations.gather(self._views.reshape(-1))]
@@ -190,7 +190,7 @@ class RowFeed(Feed):
                 _one_or_tuple([tf.gather(table, places) for table in tables]), y, sample_weight
             )
 
-        return self._source_dataset().map(look_up).prefetch(2)
+        return _untuned(self._source_dataset().map(look_up).prefetch(2))
 
     def _source_dataset(self) -> Any:
         """Batches of places; with weights where they are filled up."""
@@ -311,6 +311,19 @@ class _Passes:
             trunk.forget([key for key, owner in self._ours.items() if owner is trunk])
         self._ours.clear()
         self._before.clear()
+
+
+def _untuned(dataset: Any) -> Any:
+    """The dataset without TensorFlow's tuning thread, of which there is nothing to tune here.
+
+    That thread sleeps for up to a minute, and sometimes misses that its iterator is gone: the next epoch then waits for
+    the end of its sleep, 3 to 4 seconds with nothing running (TensorFlow 2.21).
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _filler(size: int) -> Callable[..., Any]:

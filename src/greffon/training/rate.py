@@ -24,10 +24,15 @@ RATES = (3e-5, 1e-4, 3e-4)
 """What is tried. Fine-tuning the last block of `thin` on 2,000 pictures of Fashion-MNIST with Adam, 1e-4 to 3e-4 did
 best and 1e-3 destroyed what was there."""
 
+_SGD_RATES = (1e-2, 3e-2, 1e-1)
+"""The same for plain sgd, whose steps shrink with the gradient; with momentum, whose steps add up, less by as much."""
+
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 """Of the range test: from a rate that moves nothing to one that no optimizer of a recipe survives."""
 
-_EPOCHS = 2
+TRIED_EPOCHS = 2
+"""For which each rate is tried."""
+
 _DIVERGED = 4.0  # times the lowest smoothed loss, from which on a range test has seen enough
 _MEMORY = 0.8  # of the running mean that is compared with it
 _FALLBACK = 1e-4
@@ -84,13 +89,20 @@ def find_rate(tail: StageTail, stage: Stage, feeds: dict[str, Callable[[], Any]]
     return found
 
 
+def rates_to_try(stage: Stage) -> tuple[float, ...]:
+    """Learning rates that `learning_rate: auto` tries for a stage, ascending."""
+    if stage.optimizer != "sgd":
+        return RATES
+    return tuple(round(rate * (1.0 - stage.momentum), 6) for rate in _SGD_RATES)
+
+
 def _try_rates(
     tail: StageTail, stage: Stage, feeds: dict[str, Callable[[], Any]], *, seed: int
 ) -> dict[float, float]:  # fmt: skip
-    """Validation loss with each of `RATES`, the mean of two epochs."""
-    trial = stage.replace(epochs=min(_EPOCHS, stage.epochs), patience=None, keep_best=False)
+    """Validation loss with each rate that suits its optimizer, the mean of two epochs."""
+    trial = stage.replace(epochs=min(TRIED_EPOCHS, stage.epochs), patience=None, keep_best=False)
     losses = {}
-    for rate in RATES:
+    for rate in rates_to_try(stage):
         with _as_before(tail):
             tail.optimizer.learning_rate = rate
             keras.utils.set_random_seed(seed)

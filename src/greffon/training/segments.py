@@ -15,6 +15,7 @@ from greffon.frozen.graph import flatten
 from greffon.frozen.trunk import kept_dtypes
 from greffon.training import rate
 from greffon.training.estimate import SEGMENTS, StageFacts
+from greffon.training.gradual import gradual_stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from greffon.frozen.cut import Cut
     from greffon.recipe import Recipe, Stage, Unfreeze
-
-# Epochs for which `rate.find_rate` tries each learning rate.
-_TRIED_EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,10 @@ class Anatomy:
         return shares
 
     def facts(self, recipe: Recipe) -> list[StageFacts]:
-        """Every stage of a recipe, as far as its cost goes."""
+        """Every stage of a recipe, as far as its cost goes; a gradual one as all the stages that it becomes."""
         facts: list[StageFacts] = []
         moved: set[int] = set()
-        for stage in recipe.stages:
+        for stage in gradual_stages(recipe, self.model).stages:
             cut = self.cut(stage)
             late = any(id(weight) in moved for layer in cut.trunk.layers for weight in layer.weights)
             found = self._facts(stage, cut, recipe.activations, late=late and cut.gains)
@@ -120,9 +118,15 @@ def _looked_for(recipe: Recipe, stage: Stage, *, first: bool) -> dict[str, Any]:
     """What a stage does beside or instead of its epochs."""
     if recipe.solves(stage):
         return {"solved": True}
-    epochs = len(rate.RATES) * min(_TRIED_EPOCHS, stage.epochs) if stage.learning_rate == "auto" else 0
+    tried = len(rate.rates_to_try(stage)) * min(rate.TRIED_EPOCHS, stage.epochs)
+    epochs = tried if stage.learning_rate == "auto" else 0
     steps = rate.STEPS if str(stage.learning_rate) == "range" else 0
-    return {"tried_epochs": epochs, "tried_steps": steps, "judged": stage.only_if_better and not first}
+    return {
+        "tried_epochs": epochs,
+        "tried_steps": steps,
+        "judged": stage.only_if_better and not first,
+        "carried": stage.carry_best,
+    }
 
 
 def activation_bytes(cut: Cut, dtype: str) -> int:
