@@ -2,13 +2,15 @@
 
 The frozen part is computed anew each time (a fresh cache folder), and compiling, tracing and calibrating are counted.
 The other side is the tutorial's recipe on decoded arrays with `model.fit` as Keras compiles it by default. Where it
-would take long, two epochs of it are timed and extended, since its epochs cost the same but for compiling in the first.
+would take long, two epochs of it are timed and extended, since its epochs cost the same but for compiling in the first;
+by the fastest later epoch of all rounds, since TensorFlow's tuning thread makes it wait between some of them.
 Accuracy and loss of both sides are compared at the last epoch that both have run.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import statistics
 import tempfile
@@ -187,10 +189,15 @@ class Comparison:
         return [end - start for end in ends], time.perf_counter() - start, history
 
     def other(self, *, whole):
-        """Seconds of `model.fit`, those of an epoch, and its history; two epochs extended to all, or all."""
+        """`model.fit` for two epochs, or for all: seconds until each had ended, until it returned, and its history."""
         ends, seconds, history = self.run(_keras_fit, self.epochs if whole else min(2, self.epochs))
-        epoch = (ends[-1] - ends[0]) / (len(ends) - 1)  # the first one compiles
-        return seconds + (self.epochs - len(ends)) * epoch, epoch, history.history
+        return ends, seconds, history.history
+
+    def extended(self, ends, seconds, epoch):
+        """Seconds of all epochs, where those that did not run take `epoch` each, and so does the second of two."""
+        if len(ends) == self.epochs:
+            return seconds
+        return ends[0] + (self.epochs - 1) * epoch
 
     def ours(self):
         """Seconds of `greffon.fit` with nothing stored, and its history."""
@@ -203,14 +210,14 @@ class Comparison:
             raise RuntimeError(f"expected each of {pictures} pictures to be computed, got {history.greffon}")
         return seconds, history
 
-    def limit(self, epoch):
-        """The measured limit where an epoch of `model.fit` takes so many seconds, and its parts; none: (None, {})."""
+    def limit(self, other):
+        """The measured limit where the other side takes so many seconds, and its parts; (None, {}) without one."""
         if not self.case.limited:
             return None, {}
         precision = self.case.fit.get("precision", "fp32")
         with fresh_cache():
             parts = measure_parts(self.model(), self.data[0], batch=self.batch, precision=precision)
-        return parts.limit(self.epochs, len(self.data[0]), len(self.validation[0]), epoch), parts.to_dict()
+        return other / parts.seconds(self.epochs, len(self.data[0]), len(self.validation[0])), parts.to_dict()
 
 
 def measure(case, options):
@@ -225,17 +232,18 @@ def measure(case, options):
     if missing:
         raise Skipped(f"greffon.fit has no option {', '.join(sorted(missing))}")
     pair = Comparison(case, options)
-    other, epochs, ours, compared = [], [], [], ""
+    runs, ours, compared = [], [], ""
     for number in range(min(options.rounds, case.rounds)):
         whole = case.whole and number == 0
-        seconds, epoch, theirs = pair.other(whole=whole)
-        other.append(seconds)
-        epochs.append(epoch)
+        ends, seconds, theirs = pair.other(whole=whole)
+        runs.append((ends, seconds))
         seconds, mine = pair.ours()
         ours.append(seconds)
         if number == 0:
             compared = _compared(theirs, mine)
-    limit, parts = pair.limit(statistics.median(epochs))
+    epoch = min(later - sooner for ends, _ in runs for sooner, later in itertools.pairwise(ends))
+    other = [pair.extended(*each, epoch) for each in runs]
+    limit, parts = pair.limit(statistics.median(other))
     return [
         Row(
             name=case.name,
@@ -246,7 +254,13 @@ def measure(case, options):
             target=case.target,
             limit=limit,
             note=compared,
-            extra={"other_seconds": other, "other_epochs": epochs, "ours_seconds": ours, "parts_ms": parts},
+            extra={
+                "other_seconds": other,
+                "other_epoch": epoch,
+                "other_ends": [ends for ends, _ in runs],
+                "ours_seconds": ours,
+                "parts_ms": parts,
+            },
         )
     ]
 

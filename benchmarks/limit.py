@@ -1,12 +1,11 @@
 """How far one could get: seconds measured for each part, put into the cost formula.
 
-    T_naive  = E [ N (a + b) + V (a + c) ]      the frozen part in every epoch, in Keras
-    T_cached = (N + V) e + E [ N b + V c ]      once, in the engine; then the tail alone
+    T_cached = (N + V) e + E [ N b + V c ]
 
-a: the frozen part in Keras, b: a training step of the tail, c: a validation step of the tail, e: the engine; seconds
-per picture. What stands in brackets in the first line is an epoch of `model.fit`, and is measured as such by the row
-itself: its last batches are smaller, which costs it more than whole ones. Compiling, decoding, reading and writing are
-left out: a limit has none of them. A ratio above it is a mistake of measurement until it is explained.
+N pictures to learn from, V held out, E epochs; e: the engine, b: a training step of the tail, c: a validation step of
+it; seconds per picture. The frozen part runs once, then the tail alone. Compiling, decoding, reading and writing are
+left out: a limit has none of them. The limit of a ratio is what the other side took over these seconds; a ratio above
+it is a mistake of measurement until it is explained.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ class Parts:
     train: float
     validation: float
 
-    def limit(self, epochs, train, validation, epoch):
-        """The ratio that these allow, where an epoch of `model.fit` takes `epoch` seconds."""
-        cached = (train + validation) * self.engine_trunk + epochs * (train * self.train + validation * self.validation)
-        return epochs * epoch / cached
+    def seconds(self, epochs, train, validation):
+        """The least that a training can take."""
+        steps = epochs * (train * self.train + validation * self.validation)
+        return (train + validation) * self.engine_trunk + steps
 
     def to_dict(self):
         """Milliseconds per picture, for the file of results."""

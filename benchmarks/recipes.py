@@ -83,7 +83,7 @@ PRACTICE = {
         "batch_norm: train": {"batch_norm": "train"},
     },
 }
-"""Options of the fine-tuned stage, each tried alone; `gradual` has a third of the epochs for each of its three steps."""
+"""Options of the fine-tuned stage, each tried alone; `gradual` has a third of the epochs in each of its steps."""
 
 HEADS = {
     "avg": {"pool": "avg"},

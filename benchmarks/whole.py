@@ -31,11 +31,13 @@ def measure(options):
         other, seconds = [], {case: [] for case in ((small, "default"), (large, "default"), (large, "probe"))}
         for number in range(max(1, options.rounds // 2)):
             other.append(_tutorial(folders[small], small, options))
-            for count, name in seconds:
+            for (count, name), measured in seconds.items():
                 out = Path(place) / f"{name}-{count}-{number}"
-                seconds[count, name].append(_ours(folders[count], out, name, options))
-    return [_row(name, count, [each * count / small for each in other], seconds[count, name], small)
-            for count, name in seconds]  # fmt: skip
+                measured.append(_ours(folders[count], out, name, options))
+    return [
+        _row(name, count, [each * count / small for each in other], measured, small)
+        for (count, name), measured in seconds.items()
+    ]
 
 
 def _row(name, count, other, ours, timed):

@@ -230,16 +230,23 @@ def test_the_limit_is_the_cost_formula():
     from limit import Parts
 
     parts = Parts(engine_trunk=0.025, train=0.01, validation=0.004)
-    epoch = 100 * 0.06 + 20 * 0.054
-    cached = 120 * 0.025 + 10 * (100 * 0.01 + 20 * 0.004)
-    assert parts.limit(10, 100, 20, epoch) == pytest.approx(10 * epoch / cached)
+    assert parts.seconds(10, 100, 20) == pytest.approx(120 * 0.025 + 10 * (100 * 0.01 + 20 * 0.004))
     assert parts.to_dict()["engine_trunk"] == 25.0
 
 
-def test_a_tail_that_costs_nothing_is_limited_by_epochs_and_engines():
+def test_a_tail_that_costs_nothing_leaves_one_pass_of_the_engine():
     from limit import Parts
 
-    assert Parts(0.02, 0.0, 0.0).limit(30, 265, 66, 331 * 0.04) == pytest.approx(60.0)
+    assert Parts(0.02, 0.0, 0.0).seconds(30, 265, 66) == pytest.approx(331 * 0.02)
+
+
+def test_a_side_that_was_timed_over_two_epochs_is_extended_by_the_fastest_later_one():
+    from fit import CASES, Comparison
+
+    pair = Comparison.__new__(Comparison)
+    pair.case, pair.epochs = CASES[0], 10
+    assert pair.extended([8.0, 12.0], 12.5, 3.0) == 8.0 + 9 * 3.0
+    assert pair.extended([float(end) for end in range(10)], 9.5, 1.0) == 9.5
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

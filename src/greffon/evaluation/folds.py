@@ -16,12 +16,13 @@ import numpy as np
 
 from greffon.errors import DataError, InputError
 from greffon.evaluation.intervals import LEVEL, wilson_interval
-from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, one_thread_each
+from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, solving
 from greffon.evaluation.probe import FOLDS, STRENGTHS
 from greffon.evaluation.scores import Answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     Array = np.ndarray[Any, Any]
     Split = tuple[Array, Array]
@@ -131,9 +132,8 @@ def folds(  # noqa: PLR0913  # all but two are options, by keyword only
     features, targets = checked_features(features, targets, several_labels=several_labels)
     if groups is not None and len(groups) != len(features):
         raise InputError(f"groups must have one number per picture ({len(features)}), got {len(groups)}")
-    problem = Problem(
-        Basis.of(features).project(features).astype(np.float32), targets, np.ones(len(features)), several_labels
-    )
+    _, coordinates = Basis.of(features)
+    problem = Problem(coordinates.astype(np.float32), targets, np.ones(len(features)), several_labels)
     probabilities, accuracies, chosen = [], [], []
     splits: list[Split] = []
     for repeat in range(repeats):
@@ -143,8 +143,8 @@ def folds(  # noqa: PLR0913  # all but two are options, by keyword only
                 "repeated folds need at least two pictures of every class, and near-copies count as one: give more "
                 "pictures of the smallest class, or leave it out"
             )
-        with one_thread_each():
-            answers, best = _named(problem, splits, sorted(strengths))
+        with solving() as threads:
+            answers, best = _named(problem, splits, sorted(strengths), threads)
         correct = Answers.of(answers, targets, several_labels=several_labels).correct
         probabilities.append(answers)
         accuracies.append([float(correct[test].mean()) for _, test in splits])
@@ -172,13 +172,15 @@ def corrected_interval(accuracies: Array, folds: int, *, level: float = LEVEL) -
     return max(0.0, float(values.mean()) - half), min(1.0, float(values.mean()) + half)
 
 
-def _named(problem: Problem, splits: list[Split], strengths: list[float]) -> tuple[Array, list[float]]:
+def _named(
+    problem: Problem, splits: list[Split], strengths: list[float], threads: Executor
+) -> tuple[Array, list[float]]:
     """Probabilities of every picture by the head of its fold, and the penalty of each fold."""
     paths = [iter(problem.path(train, strengths)) for train, _ in splits]
     answers: list[list[Array]] = []
     losses: list[list[float]] = []  # by penalty, then fold
     for _ in strengths:
-        solved = [next(path) for path in paths]
+        solved = list(threads.map(next, paths))
         answers.append(
             [
                 class_probabilities(problem.features[test] @ kernel + bias, several_labels=problem.several_labels)

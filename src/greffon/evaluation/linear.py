@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from greffon.errors import DataError, InputError
+from greffon.frozen.hardware import usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor
 
     Array = np.ndarray[Any, Any]
 
@@ -27,37 +32,62 @@ class Basis:
     """Standardised features in no more coordinates than there are pictures.
 
     The penalty sees lengths alone, so the solution lies in the span of the pictures: a rotation changes nothing.
+
+    Attributes:
+        mean: of each feature.
+        scale: what each is divided by; infinite for one that says nothing.
+        pictures: standardised features (n, d) that span the coordinates; None where these are the features themselves.
+        turn: (n, coordinates), what of each picture goes into each coordinate; None as well.
     """
 
     mean: Array
     scale: Array
-    directions: Array | None
+    pictures: Array | None
+    turn: Array | None
 
     @classmethod
-    def of(cls, features: Array, lengths: Array | None = None) -> Basis:
-        """Of floating point features (n, d); standardised ones get these lengths (d,), at least 0, instead of 1."""
+    def of(cls, features: Array, lengths: Array | None = None) -> tuple[Basis, Array]:
+        """Of floating point features (n, d), and the coordinates (n, at most d) that these have in it.
+
+        Args:
+            features: what is learned from.
+            lengths: that standardised features get, (d,), at least 0, instead of 1.
+        """
         mean = features.mean(axis=0, dtype=np.float64)
         scale = features.std(axis=0, dtype=np.float64)
         scale = np.where(scale > FLAT * max(float(scale.max(initial=0.0)), 1e-30), scale, np.inf)
         if lengths is not None:
             scale = np.divide(scale, lengths, out=np.full_like(scale, np.inf), where=lengths > 0)
-        if features.shape[1] <= len(features):
-            return cls(mean, scale, None)
         standard = (features - mean) / scale
+        if features.shape[1] <= len(features):
+            return cls(mean, scale, None, None), standard
         values, vectors = np.linalg.eigh(standard @ standard.T)
         keep = values > 1e-9 * max(float(values[-1]), 1e-30)
-        return cls(mean, scale, standard.T @ (vectors[:, keep] / np.sqrt(values[keep])))
+        roots, vectors = np.sqrt(values[keep]), vectors[:, keep]
+        # The product of the features and their directions, without computing either: that is most of the work.
+        return cls(mean, scale, standard, vectors / roots), vectors * roots
+
+    @cached_property
+    def directions(self) -> Array | None:
+        """The coordinates' axes (d, coordinates) among the standardised features; None: those themselves."""
+        if self.pictures is None or self.turn is None:
+            return None
+        return self.pictures.T @ self.turn
 
     def project(self, features: Array) -> Array:
-        """Coordinates (n, at most d) of features (n, d)."""
+        """Coordinates of other features (n, d)."""
         standard = (features - self.mean) / self.scale
         return standard if self.directions is None else standard @ self.directions
 
+    def spread(self, kernel: Array) -> Array:
+        """Weights of the standardised features (d, classes) behind those of the coordinates."""
+        if self.pictures is None or self.turn is None:
+            return kernel
+        return self.pictures.T @ (self.turn @ kernel)
+
     def unproject(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
         """The same function of the features as they were."""
-        if self.directions is not None:
-            kernel = self.directions @ kernel
-        kernel = kernel / self.scale[:, None]
+        kernel = self.spread(kernel) / self.scale[:, None]
         return kernel.astype(np.float32), (bias - self.mean @ kernel).astype(np.float32)
 
 
@@ -83,18 +113,12 @@ class Problem:
             yield self._widened(model, present)
 
     def _models(self, rows: Array, labels: Array, strengths: Iterable[float]) -> Iterable[Any]:
-        import warnings
-
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(warm_start=True, max_iter=_STEPS, tol=1e-4)
         for strength in strengths:
             model.set_params(C=strength)
-            with warnings.catch_warnings():
-                # Weak penalties on separable classes never end; the path stops where held-out pictures get worse.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(self.features[rows], labels, sample_weight=self.weights[rows])
+            model.fit(self.features[rows], labels, sample_weight=self.weights[rows])
             yield model
 
     def _widened(self, model: Any, present: Array) -> tuple[Array, Array]:
@@ -118,11 +142,23 @@ class Problem:
         return [(model.coef_[0].copy(), float(model.intercept_[0])) for model in self._models(rows, labels, strengths)]
 
 
-def one_thread_each() -> Any:
-    """Matrix products with one thread: they are small, and threads that wait for each other cost ten times more."""
+@contextmanager
+def solving() -> Iterator[Executor]:
+    """Threads that solve problems side by side, one thread in each product; for `Problem.path`.
+
+    The products are small: threads that wait for each other within one cost ten times more than they gain, and what
+    comes out would depend on how many there are.
+    """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1)
+    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as threads:
+        # Weak penalties on separable classes never end; the path stops where held-out pictures get worse. Here and not
+        # around each problem, since filters belong to all threads together.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield threads
 
 
 def fold_rows(

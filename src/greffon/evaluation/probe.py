@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, one_thread_each
+from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, solving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
     Array = np.ndarray[Any, Any]
 
@@ -94,21 +95,23 @@ def solve(
         True
     """
     features, targets = checked_features(features, targets, several_labels=several_labels)
-    basis = Basis.of(features)
+    basis, coordinates = Basis.of(features)
     weights = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=float)
-    problem = Problem(basis.project(features).astype(np.float32), targets, weights, several_labels)
+    problem = Problem(coordinates.astype(np.float32), targets, weights, several_labels)
     strengths = sorted(strengths)
     loss, held_out, best = float("nan"), None, strengths[-1]
     splits = fold_rows(targets, folds, groups, seed, several_labels=several_labels)
-    with one_thread_each():
+    with solving() as threads:
         if splits:
-            best, loss, held_out = _search(problem, strengths, splits)
+            best, loss, held_out = _search(problem, strengths, splits, threads)
         path = [strength for strength in strengths if strength <= best]
         kernel, bias = list(problem.path(np.arange(len(features)), path))[-1]
     return Probe(*basis.unproject(kernel, bias), best, loss, held_out, several_labels)
 
 
-def _search(problem: Problem, strengths: list[float], splits: list[tuple[Array, Array]]) -> tuple[float, float, Array]:
+def _search(
+    problem: Problem, strengths: list[float], splits: list[tuple[Array, Array]], threads: Executor
+) -> tuple[float, float, Array]:
     """The strength with the least loss on held-out pictures, that loss, and the probabilities behind it."""
     paths = [iter(problem.path(train, strengths)) for train, _ in splits]
     best, least, kept, worse = strengths[0], float("inf"), None, 0
@@ -120,8 +123,8 @@ def _search(problem: Problem, strengths: list[float], splits: list[tuple[Array, 
 
     for strength in strengths:
         held_out = np.zeros(problem.targets.shape, dtype=np.float32)
-        for fold, (_, test) in enumerate(splits):
-            held_out[test] = answers(fold)
+        for (_, test), found in zip(splits, threads.map(answers, range(len(splits))), strict=True):
+            held_out[test] = found
         loss = _log_loss(held_out, problem.targets, problem.weights, several_labels=problem.several_labels)
         if loss < least:
             best, least, kept, worse = strength, loss, held_out, 0

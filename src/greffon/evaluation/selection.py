@@ -20,8 +20,8 @@ from greffon.evaluation.linear import (
     checked_features,
     class_probabilities,
     fold_rows,
-    one_thread_each,
     sample,
+    solving,
 )
 from greffon.evaluation.scores import Answers
 
@@ -109,7 +109,7 @@ def select(
     weights = np.ones(len(rows)) if weights is None else np.asarray(weights, float)[rows]
     task = _Task(features, targets, weights, several_labels)
     splits = fold_rows(targets, FOLDS, None if groups is None else groups[rows], seed, several_labels=several_labels)
-    with one_thread_each():
+    with solving():
         strength, fold_kernels = task.strength(splits)
         tried = task.tried(splits, fold_kernels, shares, strength) if splits else {}
         share, best = _fewest(tried, weights) if tried else (shares[-1], strength / shares[-1])
@@ -150,7 +150,7 @@ class _Task:
             losses += [self._losses(basis, it, test, None) @ self.weights[test] for it in solved]
             paths.append((basis, solved))
         best = int(losses.argmin())
-        return STRENGTHS[best], [_standard(basis, solved[best][0]) for basis, solved in paths]
+        return STRENGTHS[best], [basis.spread(solved[best][0]) for basis, solved in paths]
 
     def tried(
         self, splits: list[tuple[Array, Array]], kernels: list[Array], shares: Sequence[float], strength: float
@@ -172,7 +172,7 @@ class _Task:
     def solved(self, rows: Array, strengths: Sequence[float]) -> list[Array]:
         """Standardised weights (d, classes) for each penalty."""
         basis, solved = self._path(rows, strengths, None, None)
-        return [_standard(basis, kernel) for kernel, _ in solved]
+        return [basis.spread(kernel) for kernel, _ in solved]
 
     def ranked(self, rows: Array, kernel: Array, strength: float) -> Array:
         """Features from the most important on; of equal ones the first comes first."""
@@ -181,17 +181,15 @@ class _Task:
             relative = np.sqrt(lengths / max(float(lengths.max()), 1e-30))
             one_as_before = [strength / max(float((relative**2).mean()), 1e-30)]
             basis, [(rotated, _)] = self._path(rows, one_as_before, None, relative)
-            lengths = np.linalg.norm(_standard(basis, rotated) * relative[:, None], axis=1)
+            lengths = np.linalg.norm(basis.spread(rotated) * relative[:, None], axis=1)
         return np.argsort(-lengths, kind="stable")
 
     def _path(
         self, rows: Array, strengths: Sequence[float], kept: Array | None, lengths: Array | None
     ) -> tuple[Basis, list[tuple[Array, Array]]]:
         features = self.features[rows] if kept is None else self.features[np.ix_(rows, kept)]
-        basis = Basis.of(features, lengths)
-        problem = Problem(
-            basis.project(features).astype(np.float32), self.targets[rows], self.weights[rows], self.several_labels
-        )
+        basis, coordinates = Basis.of(features, lengths)
+        problem = Problem(coordinates.astype(np.float32), self.targets[rows], self.weights[rows], self.several_labels)
         return basis, list(problem.path(np.arange(len(rows)), strengths))
 
     def _losses(self, basis: Basis, solution: tuple[Array, Array], rows: Array, kept: Array | None) -> Array:
@@ -199,11 +197,6 @@ class _Task:
         logits = basis.project(features) @ solution[0] + solution[1]
         answers = class_probabilities(logits, several_labels=self.several_labels)
         return Answers.of(answers, self.targets[rows], several_labels=self.several_labels).losses
-
-
-def _standard(basis: Basis, kernel: Array) -> Array:
-    """Weights of the standardised features behind those of the coordinates."""
-    return kernel if basis.directions is None else np.asarray(basis.directions @ kernel)
 
 
 def _count(share: float, features: int) -> int:
