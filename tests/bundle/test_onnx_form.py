@@ -23,8 +23,50 @@ def test_the_file_answers_as_keras_does_for_any_number_of_pictures(run, model):
     session = onnxruntime.InferenceSession(str(run / "model.onnx"), providers=["CPUExecutionProvider"])
     expected = model.predict(PICTURES.astype(np.float32), verbose=0)
     for count in (1, 5):
-        (given,) = session.run(["probabilities"], {"pictures": PICTURES[:count].astype(np.float32)})
+        (given,) = session.run(["probabilities"], {"pictures": PICTURES[:count]})
         np.testing.assert_allclose(given, expected[:count], rtol=0, atol=1e-4)
+
+
+def test_the_file_takes_bytes_so_that_pictures_divided_by_255_are_no_answer(run):
+    session = onnxruntime.InferenceSession(str(run / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    with pytest.raises(Exception, match="Unexpected input data type"):
+        session.run(["probabilities"], {"pictures": (PICTURES / 255).astype(np.float32)})
+
+
+def with_floats_in(content):
+    """The file as Greffons wrote it that took float32: the same graph without its first step."""
+    file = onnx.load_from_string(content)
+    (cast,) = [node for node in file.graph.node if node.op_type == "Cast"]
+    file.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    file.graph.node.remove(cast)
+    for node in file.graph.node:
+        node.input[:] = ["pictures" if name == cast.output[0] else name for name in node.input]
+    file.graph.input[0].name = "pictures"
+    onnx.checker.check_model(file)
+    return file.SerializeToString()
+
+
+def test_a_file_of_before_that_takes_floats_answers_the_same(copied_run):
+    from greffon.bundle.manifest import write_manifest
+    from greffon.bundle.verify import verify
+
+    now = greffon.load(copied_run).probabilities(PICTURES)[0]
+    place = copied_run / "model.onnx"
+    place.write_bytes(with_floats_in(place.read_bytes()))
+    write_manifest(copied_run)
+    before = greffon.load(copied_run)
+    assert before.engine._session.get_inputs()[0].type == "tensor(float)"
+    np.testing.assert_allclose(before.probabilities(PICTURES)[0], now, rtol=0, atol=1e-6)
+    assert [(replay.engine, replay.kept) for replay in verify(copied_run)] == [("onnx", True)]
+
+
+def test_floats_are_rounded_where_the_file_takes_bytes(run):
+    runner = OnnxRunner((run / "model.onnx").read_bytes())
+    whole = PICTURES.astype(np.float32)
+    (expected,) = runner.run([PICTURES])
+    for given in (whole, whole + 0.4, np.where(whole > 254, 255.9, whole - 0.4), PICTURES.astype(np.int64)):
+        np.testing.assert_array_equal(runner.run([given])[0], expected)
 
 
 def test_the_file_is_plain_onnx_and_names_the_classes(run):

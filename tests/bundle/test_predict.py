@@ -98,9 +98,9 @@ def test_every_kind_of_source_gives_the_same(predictor, folder):
     _close(predictor.predict(iter([file, array])), np.concatenate([expected, expected]))
 
 
-def test_arrays_of_the_models_own_size_are_taken_as_they_are(predictor):
+def test_arrays_of_the_models_own_size_are_not_resized_and_floats_rounded_as_in_training(predictor):
     batch = np.random.default_rng(0).uniform(0, 255, (3, SIDE, SIDE, 3))
-    _close(predictor.predict(batch.astype(np.float32)), _expected(predictor.keras(), *batch))
+    _close(predictor.predict(batch.astype(np.float32)), _expected(predictor.keras(), *np.rint(batch)))
     whole = batch.astype(np.uint8)
     _close(predictor.predict(whole), _expected(predictor.keras(), *whole))
     _close(predictor.predict(whole.astype(np.int64)), _expected(predictor.keras(), *whole))

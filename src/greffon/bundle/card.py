@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from greffon.bundle.neighbours import NEIGHBOURS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -35,6 +37,7 @@ def model_card(contents: BundleContents, class_names: Sequence[str], record: Map
         _scores(record),
         _origin(contents, record),
         _use(contents),
+        _pictures_inside(contents),
     ]
     notes = [str(note) for note in record["notes"]]
     if notes:
@@ -136,12 +139,34 @@ def _use(contents: BundleContents) -> str:
     size = contents.image_size
     return (
         "## Use\n\n"
-        f"Pictures go in as RGB values of 0..255, {size} x {size} pixels (`{contents.resize}`), and probabilities come "
-        "out; the preprocessing is inside the model.\n\n"
+        f"Pictures go in as RGB values of 0..255, whole numbers, {size} x {size} pixels (`{contents.resize}`), and "
+        "probabilities come out; the preprocessing is inside the model.\n\n"
         "```python\nimport greffon\n\n"
         'print(greffon.load("this folder").predict("picture.jpg")[0])\n```\n\n'
         "`model.keras` opens with `keras.models.load_model`, `model.onnx` with ONNX Runtime. `contract.json` holds "
         "eight pictures and the answers that every copy of the model gives; `greffon verify` replays them.\n"
+    )
+
+
+def _pictures_inside(contents: BundleContents) -> str:
+    """Which of the user's pictures go along with the folder: whoever publishes it has to know."""
+    near, title = contents.neighbours, "## Pictures in this folder\n\n"
+    if near is None and contents.pictures is None:
+        return (
+            f"{title}None of the pictures that it learned from: `probes/` holds rendered ones, and there is no "
+            f"`{NEIGHBOURS}`.\n"
+        )
+    lines = ["- `probes/`: validation pictures at the size that the network takes, eight or as many as could be read"]
+    if near is not None:
+        lines.append(
+            f"- `{NEIGHBOURS}`: of {len(near.paths):,} pictures that it learned from the path, the classes, a JPEG of "
+            "at most 80 pixels a side, and the pooled features, which are the mean of the network's last feature map "
+            "over its places; `greffon serve` shows the nearest ones beside an answer"
+        )
+    return (
+        f"{title}Whoever has the folder can see them; a run that is trained with `--no-pictures` holds none.\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 

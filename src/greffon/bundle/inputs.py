@@ -54,7 +54,7 @@ class Input:
 
     Attributes:
         path: what it is called; None for bytes and arrays.
-        pixels: (size, size, 3) RGB 0..255, uint8, or float32 where it was given so; None where it cannot be read.
+        pixels: uint8 (size, size, 3), RGB; None where it cannot be read.
         error: why it cannot be read; None where it can.
         floats: the array as it was given, where that was floats.
     """
@@ -164,11 +164,13 @@ def _decoded(sources: Iterable[Source], size: int, rule: ResizeRule) -> Iterator
 
 def _resized(sources: Iterable[Source], size: int, rule: ResizeRule) -> Iterator[Input]:
     from greffon.pictures.decode import decode_array
+    from greffon.pictures.sources.kept import as_uint8
 
     for source in sources:
-        given = pixels = np.asarray(source.picture)
+        given = np.asarray(source.picture)
+        pixels = as_uint8(given)  # as in training: a picture is 8 bits, whatever it comes in
         if pixels.shape != (size, size, 3):
-            pixels = decode_array(np.rint(pixels).clip(0, 255).astype(np.uint8), size, rule)
+            pixels = decode_array(pixels, size, rule)
         yield Input(source.path, pixels, floats=given if given.dtype.kind == "f" else None)
 
 

@@ -1,10 +1,11 @@
 """A model as an ONNX file, for answers without TensorFlow or Keras; written with the run, checked against Keras.
 
-The file takes RGB pictures of 0..255, float32 (n, size, size, 3), and gives probabilities, float32 (n, classes); the
-preprocessing is inside and n may be anything. Beside them it gives, when asked, what `onnx_looks` says. It is what the
-emitter wrote, not what ONNX Runtime made of it: an optimised file that any processor can run is opened no faster
-(full width 0.24 s against 0.25 s, half width 0.07 s either way), and the one that is (0.13 s) is laid out for the
-instructions of the machine that wrote it.
+The file takes RGB pictures of 0..255, uint8 (n, size, size, 3), as the decoder gives them and as every export takes
+them, and gives probabilities, float32 (n, classes); the preprocessing is inside and n may be anything. A run of an
+older Greffon holds a file that takes float32: `runner` asks the file. Beside the probabilities it gives, when asked,
+what `onnx_looks` says. It is what the emitter wrote, not what ONNX Runtime made of it: an optimised file that any
+processor can run is opened no faster (full width 0.24 s against 0.25 s, half width 0.07 s either way), and the one that
+is (0.13 s) is laid out for the instructions of the machine that wrote it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def onnx_form(
     from greffon.frozen.emit import Unsupported
 
     try:
-        data = _named(_emitted(model), class_names)
+        data = _with_names(with_bytes_in(_emitted(model)), class_names)
         (given,) = OnnxRunner(data).run([pictures])
     except Unsupported as unsupported:
         return None, f"the layer {unsupported}"
@@ -107,18 +108,34 @@ def _emitted(model: keras.Model) -> onnx.ModelProto:
     return written
 
 
-def _named(model: onnx.ModelProto, class_names: Sequence[str]) -> bytes:
-    """The same model with telling names at its ends, and those of the classes written into it."""
+def with_bytes_in(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let a graph begin with bytes, and call its ends by telling names; the emitter writes float32 pictures in.
+
+    Args:
+        model: as the emitter wrote it, with one input; changed in place.
+
+    Returns:
+        The same, with the input `pictures`, uint8, and the first output called `probabilities`.
+    """
+    import onnx
+
+    graph = model.graph
+    given, gives = graph.input[0], graph.output[0]
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [OUTPUT if name == gives.name else name for name in names]
+    cast = onnx.helper.make_node("Cast", [INPUT], [given.name], name=f"{INPUT}_as_floats", to=onnx.TensorProto.FLOAT)
+    graph.node.insert(0, cast)
+    given.name, gives.name, graph.name = INPUT, OUTPUT, "greffon"
+    given.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    return model
+
+
+def _with_names(model: onnx.ModelProto, class_names: Sequence[str]) -> bytes:
+    """The file's content, with the names of the classes written into it."""
     import json
 
     import onnx
 
-    names = {model.graph.input[0].name: INPUT, model.graph.output[0].name: OUTPUT}
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for declared in (*model.graph.input, *model.graph.output):
-        declared.name = names.get(declared.name, declared.name)
-    model.graph.name = "greffon"
     onnx.helper.set_model_props(model, {"class_names": json.dumps(list(class_names), ensure_ascii=False)})
     return bytes(model.SerializeToString(deterministic=True))

@@ -119,8 +119,8 @@ class Predictor:
         Args:
             sources: one or many of: the path of a file; the path of a folder (every picture in it and in its folders,
                 in natural order); the bytes of a picture file; a PIL image; an array (height, width, 3) or
-                (n, height, width, 3), RGB, uint8 or floats, 0..255. Arrays of the model's own height and width are
-                taken as they are, others are resized.
+                (n, height, width, 3), RGB, 0..255; floats are rounded to whole numbers, as for a training. Arrays of
+                the model's own height and width are taken as they are, others are resized.
             top: how many classes to give; None: all.
             batch_size: pictures that are decoded and computed at once, at least 1.
 

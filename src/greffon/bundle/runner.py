@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from greffon.errors import InputError
+from greffon.frozen.hardware import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,8 @@ class OnnxRunner:
         """Compute outputs.
 
         Args:
-            inputs: one array of RGB pictures 0..255, (n, size, size, 3), any number dtype.
+            inputs: one array of RGB pictures 0..255, (n, size, size, 3), any number dtype; floats are rounded where the
+                file takes uint8, which it does unless an older Greffon wrote it.
             wanted: names of outputs; by default the first one, which a run's model calls `probabilities`.
 
         Returns:
@@ -90,14 +91,7 @@ class OnnxRunner:
         return parts[0] if len(parts) == 1 else [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
     def _compute(self, pictures: Array, names: list[str]) -> list[Array]:
+        if self._dtype == np.uint8 and pictures.dtype.kind == "f":
+            pictures = np.rint(pictures).clip(0, 255)
         values = {self._input.name: np.ascontiguousarray(pictures, self._dtype)}
         return list(self._session.run(names, values, self._options))
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may use."""
-    import psutil
-
-    affinity = getattr(os, "sched_getaffinity", None)
-    may_use = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(may_use, psutil.cpu_count(logical=False) or may_use))

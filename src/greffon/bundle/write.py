@@ -227,7 +227,7 @@ def _preprocessing(contents: BundleContents) -> dict[str, Any]:
         "decoder": DECODER_VERSION,
         "resize": contents.resize,
         "size": contents.image_size,
-        "input": {"layout": "picture, row, column, channel", "channels": "RGB", "dtype": "float32", "range": [0, 255]},
+        "input": {"layout": "picture, row, column, channel", "channels": "RGB", "dtype": "uint8", "range": [0, 255]},
         "inside_model": inside,
     }
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greffon.bundle.onnx_form import INPUT, OUTPUT, with_bytes_in
 from greffon.errors import InputError
-from greffon.exporting.shipped import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,27 +59,12 @@ def onnx_bytes(shipped: Shipped, precision: Precision, calibration: Calibration)
         data = _quantised(graph, calibration()) if precision == "int8" else emit(graph)
     except Unsupported as unsupported:
         raise InputError(f"the model cannot be written as ONNX: layer {unsupported}") from None
-    model = _with_bytes_in(onnx.load_from_string(data))
+    model = with_bytes_in(onnx.load_from_string(data))
     if precision == "fp16":
         model = _halved(model)
     onnx.helper.set_model_props(model, {"greffon": json.dumps(shipped.terms, ensure_ascii=False, sort_keys=True)})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-def _with_bytes_in(model: Any) -> Any:
-    """The emitter writes float32 pictures in; let the graph begin with bytes, and call its ends by telling names."""
-    import onnx
-
-    graph = model.graph
-    given, gives = graph.input[0], graph.output[0]
-    for node in graph.node:
-        node.output[:] = [OUTPUT if name == gives.name else name for name in node.output]
-    cast = onnx.helper.make_node("Cast", [INPUT], [given.name], name=f"{INPUT}_as_floats", to=onnx.TensorProto.FLOAT)
-    graph.node.insert(0, cast)
-    given.name, gives.name, graph.name = INPUT, OUTPUT, "greffon"
-    given.type.tensor_type.elem_type = onnx.TensorProto.UINT8
-    return model
 
 
 def _halved(model: Any) -> Any:

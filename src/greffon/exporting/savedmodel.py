@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.bundle.manifest import write_json
-from greffon.exporting.shipped import INPUT, OUTPUT
+from greffon.bundle.onnx_form import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greffon.bundle.onnx_form import INPUT, OUTPUT, keras_answers
 from greffon.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from greffon.bundle.read import Bundle
 
     Array = np.ndarray[Any, Any]
-
-INPUT, OUTPUT = "pictures", "probabilities"
-"""What every format calls them, where it has names."""
 
 PROBES = 8
 
@@ -64,7 +62,6 @@ def ship(bundle: Bundle, *, custom_objects: Any = None) -> Shipped:
         DataError: it gives no numbers.
         CheckFailedError: it does not give the answers that the run's contract promises.
     """
-    from greffon.bundle.onnx_form import keras_answers
     from greffon.bundle.verify import check_replays, compare
     from greffon.evaluation.answers import calibration_of
     from greffon.evaluation.table import check_probabilities

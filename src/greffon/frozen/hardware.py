@@ -8,8 +8,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import keras
-
 # Instructions that multiply bytes and add the products in 32 bits; without them ONNX Runtime adds pairs in 16 bits.
 # "asimddp" is ARM's.
 _EXACT_BYTES = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
@@ -17,6 +15,8 @@ _EXACT_BYTES = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 
 def has_accelerator() -> bool:
     """Whether Keras' backend computes on a GPU or TPU."""
+    import keras
+
     backend = keras.backend.backend()
     if backend == "torch":
         torch: Any = importlib.import_module("torch")  # not a dependency: there where its backend was chosen
@@ -29,8 +29,11 @@ def has_accelerator() -> bool:
 def usable_cores() -> int:
     """Physical cores that this process may use: its affinity, threads of one core counted once, and its quota."""
     affinity = getattr(os, "sched_getaffinity", None)
-    processors = sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
-    cores = {_siblings(processor) for processor in processors}
+    if affinity is None:  # macOS and Windows say how many cores there are, and have no quota
+        import psutil
+
+        return max(1, psutil.cpu_count(logical=False) or os.cpu_count() or 1)
+    cores = {_siblings(processor) for processor in sorted(affinity(0))}
     return max(1, min(len(cores), _quota()))
 
 

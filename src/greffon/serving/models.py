@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from greffon.bundle.runner import usable_cores
 from greffon.errors import GreffonError, InputError
+from greffon.frozen.hardware import usable_cores
 from greffon.serving.batcher import Batcher, Lanes
 from greffon.serving.model import ServedModel, version_of
 
