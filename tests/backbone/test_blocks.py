@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import greffon
-from greffon.backbone.blocks import kept_channels, pool_blocks
+from greffon.backbone.blocks import channels_of, kept_channels, pool_blocks
 from greffon.backbone.freeze import freeze
 from greffon.backbone.graft import ungraft
 from greffon.backbone.parts import split_parts
@@ -129,6 +129,15 @@ def test_the_backbone_comes_off_again(backbone, model):
     assert sum(array.size for array in taken.values()) == backbone.count_params()
 
 
+def test_what_a_head_keeps_can_be_said_again(backbone, model):
+    assert channels_of(model) == KEPT
+    of_cells = (0, 3, 130, 4 * 128 + 7, 4 * (128 + 256 + 512 + 1024) + 5)
+    grid = greffon.graft(backbone, 4, greffon.Head(pool="blocks2", channels=of_cells), preprocessing="caffe")
+    assert channels_of(grid) == of_cells
+    assert channels_of(greffon.graft(backbone, 4, greffon.Head(pool="blocks2"), preprocessing="caffe")) is None
+    assert channels_of(greffon.graft(backbone, 4, greffon.Head(pool="grid2"), preprocessing="caffe")) is None
+
+
 def test_heads_that_pool_otherwise_keep_no_channels(backbone):
     assert kept_channels(greffon.graft(backbone, 4, greffon.Head())) == {}
 
@@ -150,3 +159,21 @@ def test_a_backbone_without_blocks_is_refused():
 def test_a_head_takes_numbers_only(channels):
     with pytest.raises(InputError, match="channels"):
         greffon.Head(pool="blocks", channels=channels)
+
+
+def test_the_freeze_table_has_one_line_for_all_pooled_blocks(backbone):
+    grid = greffon.graft(backbone, 4, greffon.Head(pool="blocks2"), preprocessing="caffe")
+    table = freeze(grid, "conv5_block2")
+    lines = str(table).splitlines()
+    [folded] = [line for line in lines if "pool" in line and "head" in line]
+    assert "5 pooled blocks (AveragePooling2D, Flatten)" in folded
+    assert folded.split()[-2:] == ["head", "0"]
+    assert not any("head_flatten" in line for line in lines)
+    assert sum("head_blocks" in line for line in lines) == 1
+    assert "5 pooled blocks" in str(table.compact())
+    names = ("head_pool_", "head_flatten_")
+    assert sum(line.lstrip().startswith(names) for line in str(table.full()).splitlines()) == 10
+    assert sum(row.name.startswith(names) for row in table.rows) == 10
+    assert len(table.to_dict()["layers"]) == len(grid.layers)
+    alone = greffon.graft(backbone, 4, greffon.Head(pool="grid2"), preprocessing="caffe")
+    assert "head_flatten (Flatten)" in str(freeze(alone, "none"))

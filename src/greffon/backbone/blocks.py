@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from greffon.backbone.parts import BLOCK_POOL, block_of, output_shape
+from greffon.backbone.parts import BLOCK_POOL, HEAD_STARTS, block_of, output_shape, split_parts
 from greffon.backbone.pool import pool_layers
 from greffon.errors import InputError
 
@@ -82,6 +82,30 @@ def kept_channels(model: keras.Model) -> dict[str, list[int] | None]:
             numbers = [*node.arguments.args, *node.arguments.kwargs.values()][1]
             found[operation.name.removeprefix(KEPT_NAME)] = [int(number) for number in numbers]
     return found
+
+
+def channels_of(model: keras.Model) -> tuple[int, ...] | None:
+    """The channels that a model's head keeps of all blocks, as `Head.channels` names them; None where it keeps all.
+
+    Args:
+        model: flat, as `graft` gives it or as it was loaded.
+    """
+    kept = kept_channels(model)
+    if not kept:
+        return None
+    maps = block_maps(split_parts(model).backbone[-1].output)
+    pooled = next(iter(kept))
+    names = [f"{start}_{pooled}" for start in reversed(HEAD_STARTS)]
+    [width, *_] = [int(layer.output.shape[-1]) for name in names for layer in model.layers if layer.name == name]
+    cells = width // int(maps[pooled].shape[-1])
+    channels: list[int] = []
+    first = 0
+    for block, tensor in maps.items():
+        width = cells * int(tensor.shape[-1])
+        numbers = kept.get(block, [])
+        channels += [first + number for number in (range(width) if numbers is None else numbers)]
+        first += width
+    return None if len(channels) == first else tuple(channels)
 
 
 def block_maps(features: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from greffon.backbone.parts import HEAD_STARTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -21,6 +23,8 @@ _COLUMNS = ("index", "name", "block", "shape", "parameters", "trains", "BatchNor
 _NUMBERS = {"index", "parameters"}
 _NARROWED = re.compile(r"^\d+ layers: | \(\w+\)$")
 """Left out of the names on a console, which may have 80 columns only."""
+_OF_A_BLOCK = re.compile(rf"(?:.*/)?(?:{'|'.join(HEAD_STARTS)})_(\w+)")
+"""Layers without weights, of which a head that pools every block has one or two for each."""
 _SHORT = {"Conv2D": "conv", "BatchNormalization": "BN", "DepthwiseConv2D": "depthwise conv", "Dense": "dense"}
 
 
@@ -104,6 +108,8 @@ def _folds_with(rows: Sequence[Row], view: View) -> Callable[[Row], Any]:
     uniform = {block for block in mixed if len({row.trains for row in rows if row.block == block} - {""}) == 1}
 
     def key(row: Row) -> Any:
+        if view != "full" and _pools_a_block(row):
+            return "pooled blocks"
         folds = row.block not in mixed or (row.block in uniform and (many or view == "compact"))
         return row.block if view != "full" and row.block and folds else id(row)
 
@@ -112,6 +118,10 @@ def _folds_with(rows: Sequence[Row], view: View) -> Callable[[Row], Any]:
 
 def _printed(rows: list[Row]) -> tuple[str, ...]:
     first, last = rows[0], rows[-1]
+    if len(rows) > 1 and _pools_a_block(first):
+        kinds = ", ".join(dict.fromkeys(row.kind for row in rows))
+        blocks = len({_OF_A_BLOCK.sub(r"\1", row.name) for row in rows})
+        return ("", f"{blocks} pooled blocks ({kinds})", first.part, "", "0", "", "")
     if len(rows) == 1:
         index = "" if first.index is None else str(first.index)
         name, norm = f"{first.name} ({first.kind})", first.batch_norm
@@ -123,6 +133,10 @@ def _printed(rows: list[Row]) -> tuple[str, ...]:
     parameters = sum(row.parameters for row in rows)
     trains = next((row.trains for row in rows if row.trains), "")
     return (index, name, first.block or first.part, shape, f"{parameters:,}" if parameters else "", trains, norm)
+
+
+def _pools_a_block(row: Row) -> bool:
+    return row.part == "head" and not row.parameters and bool(_OF_A_BLOCK.fullmatch(row.name))
 
 
 def _kinds(rows: Sequence[Row], statistics: str = "") -> str:
