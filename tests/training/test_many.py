@@ -116,6 +116,25 @@ def test_other_heads_share_the_backbone(pictures):
     assert results[0].model.get_layer("conv5_block1_out") is results[1].model.get_layer("conv5_block1_out")
 
 
+def test_heads_that_pool_all_blocks(pictures):
+    """The model's own; beside it one on the last block, and one on some channels."""
+    own, some = greffon.Head(pool="blocks"), greffon.Head(pool="blocks", channels=(0, 7, 300, 2000))
+    other = greffon.Trial(greffon.Stage(name="avg", epochs=1, batch_size=8), greffon.Head(pool="avg"))
+    narrow = greffon.Trial(greffon.Stage(name="narrow", epochs=1, batch_size=8), some)
+    first, _, beside, narrowed = many([*stages()[:2], other, narrow], pictures, build(own))
+    assert (first.at_once, beside.at_once) == (2, 1)
+    assert_as_alone(first, pictures, build(own), rtol=1e-3)
+    assert beside.model.get_layer("head_pool").input.shape[-1] == 2048
+    assert narrowed.model.get_layer("head_output").input.shape[-1] == 4
+
+
+@pytest.mark.large
+def test_deeper_trials_of_a_head_that_pools_all_blocks(pictures):
+    own = greffon.Head(pool="blocks")
+    (result,) = many(stages(unfreeze="conv5")[:1], pictures, build(own))
+    assert_as_alone(result, pictures, build(own), rtol=1e-3)
+
+
 def test_each_model_stops_by_its_own_patience_and_keeps_its_best(pictures):
     rates = {"fast": 3.0, "slow": 1e-3}
     trials = [
@@ -140,6 +159,7 @@ def test_each_model_stops_by_its_own_patience_and_keeps_its_best(pictures):
 
 def test_bad_input_is_refused_and_nothing_is_changed(pictures):
     (x, y), validation = pictures
+    some = greffon.Head(pool="blocks2", kept_share=0.2)
     model = build()
     before = [np.array(weight) for weight in model.get_weights()]
     cases = [
@@ -150,6 +170,8 @@ def test_bad_input_is_refused_and_nothing_is_changed(pictures):
         (InputError, "validation_data", {"validation_data": None}),
         (InputError, "shapes", {"validation_data": (validation[0][:, :16], validation[1])}),
         (InputError, "255", {"x": x / 255.0}),
+        (InputError, "kept_share is for", {"trials": [greffon.Trial(stages()[0], some)]}),
+        (InputError, "pool='auto' is for", {"trials": [greffon.Trial(stages()[0], greffon.Head(pool="auto"))]}),
         (FreezeError, "conv9", {"trials": [greffon.Stage(unfreeze="conv9")]}),
     ]
     for error, message, change in cases:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from greffon.backbone.blocks import EACH_BLOCK
 from greffon.backbone.freeze import set_trainable_state, trainable_state
 from greffon.errors import InputError
 from greffon.frozen.store import ActivationStore
@@ -70,20 +71,7 @@ def fit_many(
     data = Data.of(model, x, y, validation_data)
     if activations not in ("float32", "float16"):
         raise InputError(f"activations must be 'float32' or 'float16', got {activations!r}")
-    if not whole:
-        raise InputError("trials must hold at least one Stage or Trial, got none")
-    names = [trial.stage.name for trial in whole]
-    if len(set(names)) != len(names):
-        raise InputError(f"the stages of trials must have different names, got {names}")
-    stages = [trial.stage for trial in whole]
-    if any(isinstance(it.learning_rate, str) or it.only_if_better or it.optimizer == "lbfgs" for it in stages):
-        raise InputError(
-            "the stages of trials must be trained by steps, with a learning rate and without only_if_better: those of "
-            "greffon.train alone may be solved (lbfgs), search for a rate or be taken back"
-        )
-    asked = sorted({name for it in stages for name in practised(it)})
-    if asked:
-        raise InputError(f"fit_many knows nothing of {', '.join(asked)}: leave it out, or train with greffon.train")
+    _check_trials(whole)
     reporter = Reporter() if verbose == 0 else ConsoleReporter()
     flags = trainable_state(model)
     weights = [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
@@ -94,3 +82,29 @@ def fit_many(
         for variable, value in zip(model.weights, weights, strict=True):
             variable.assign(value)
         set_trainable_state(model, flags)
+
+
+def _check_trials(trials: Sequence[Trial]) -> None:
+    """Refuse what `greffon.train` alone can do, by name."""
+    if not trials:
+        raise InputError("trials must hold at least one Stage or Trial, got none")
+    stages = [trial.stage for trial in trials]
+    names = [stage.name for stage in stages]
+    if len(set(names)) != len(names):
+        raise InputError(f"the stages of trials must have different names, got {names}")
+    if any(isinstance(it.learning_rate, str) or it.only_if_better or it.optimizer == "lbfgs" for it in stages):
+        raise InputError(
+            "the stages of trials must be trained by steps, with a learning rate and without only_if_better: those of "
+            "greffon.train alone may be solved (lbfgs), search for a rate or be taken back"
+        )
+    asked = sorted({name for it in stages for name in practised(it)})
+    if asked:
+        raise InputError(f"fit_many knows nothing of {', '.join(asked)}: leave it out, or train with greffon.train")
+    for head in (trial.head for trial in trials if trial.head is not None):
+        if head.pool == "auto":
+            raise InputError("pool='auto' is for greffon.train, which compares poolings on your pictures: choose one")
+        if head.pool in EACH_BLOCK and head.channels is None and head.kept_share not in ("auto", 1.0):
+            raise InputError(
+                "kept_share is for greffon.train, which chooses on your pictures the channels that are kept: leave it "
+                "out, and all are, or name them (Head.channels)"
+            )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from greffon.backbone.blocks import kept_channels
 from greffon.backbone.clone import Copier
 from greffon.backbone.freeze import freeze
 from greffon.backbone.guard import reject_scaled_pictures
@@ -199,10 +200,15 @@ class Trials:
                 continue
             keras.utils.set_random_seed(self.seed)
             copier = Copier(taken=set())
-            features = split_parts(self.model).head[0].input
-            outputs[head] = grow(features, self.data.y.shape[1], head, copier)
+            outputs[head] = grow(self._features(), self.data.y.shape[1], head, copier)
             copier.fill()
         return {head: keras.Model(self.model.inputs[0], tensor) for head, tensor in outputs.items()}
+
+    def _features(self) -> Any:
+        """The feature map that a head is put on."""
+        parts = split_parts(self.model)
+        # Where all blocks are pooled, the head's first layer is on the first block.
+        return parts.backbone[-1].output if kept_channels(self.model) else parts.head[0].input
 
     def _moving(self, models: dict[Head | None, keras.Model]) -> Any:
         """Normalisations that use batch statistics in one of the trials."""
