@@ -39,6 +39,10 @@ def test_a_class_without_pictures_and_a_class_alone():
     [found] = too_small(replace(catalogue, class_names=("x", "y", "z")))
     assert found.kind == "classes without pictures"
     assert found.sentence.endswith("z")
+    both = too_small(replace(catalog(rows({"x": 1, "y": 3})), class_names=("x", "y", "z")))
+    assert [it.kind for it in both] == ["classes without pictures", "classes too small"]
+    assert "x: 1 different picture" in both[1].sentence
+    assert "z" not in both[1].sentence.split()
     [found] = too_small(catalog(rows({"x": 3})))
     assert found.kind == "one class"
 

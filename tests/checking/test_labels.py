@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from tables import catalog
 
-from greffon.checking.labels import held_out_probabilities, label_errors
+from greffon.checking.check import _Job, _Seen
+from greffon.checking.labels import crossable, held_out_probabilities, label_errors
+from greffon.training.progress import Reporter
 
 pytest.importorskip("cleanlab")
 
@@ -83,3 +86,21 @@ def test_more_partitions_are_counted(random):
     told = []
     held_out_probabilities(features, np.eye(3)[truth], repeats=3, advance=told.append)
     assert told == [1, 1, 1]
+
+
+def test_a_class_of_one_picture_is_left_out_and_no_other(random):
+    features, truth = clusters(random, apart=6.0)
+    labels = [NAMES[label] for label in truth]
+    labels[3] = "b"
+    rows = [(str(row), f"h{row}", label, "") for row, label in enumerate(labels)]
+    rows += [("d1", "x1", "d", ""), ("d2", "x2", "d", "")]
+    looked, features = catalog(rows), np.concatenate([features, random.normal(size=(2, 6))])
+    groups = np.array([*range(len(labels)), 500, 500])  # the two are near-copies of one another
+    job = _Job(None, 64, "crop", 0, Reporter())
+    found = job._by_probe(looked, _Seen(features, []), groups, looked.ok["path"].to_list())
+    assert {each.paths for each in found if each.kind == "likely label errors"} == {("3",)}
+    [note] = job.notes
+    assert note.endswith("likely label errors: d")
+    assert crossable(looked.targets(looked.ok), groups).tolist() == list(range(len(labels)))
+    alone = catalog(rows[:30] + rows[-2:])
+    assert job._by_probe(alone, _Seen(features[:32], []), groups[-32:], alone.ok["path"].to_list()) == []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import polars as pl
 
 from greffon.checking.classes import too_small, torn_groups, unequal
@@ -15,6 +16,7 @@ from greffon.checking.page import INSTALL, require_page
 from greffon.checking.report import MANIFEST, Check
 from greffon.checking.scanned import of_the_scan, scanned_pictures
 from greffon.errors import DataError, InputError
+from greffon.pictures.catalog import listed
 from greffon.pictures.quarantine import load_manifest, obey
 from greffon.pictures.resize import check_rule
 from greffon.pictures.split import group_numbers
@@ -24,8 +26,6 @@ from greffon.training.start import Start, find_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
 
     from greffon.checking.features import Network
     from greffon.pictures.catalog import Catalog
@@ -230,16 +230,20 @@ class _Job:
 
         targets = catalog.targets(catalog.ok)
         several = catalog.several_labels
-        if (targets.sum(axis=0) > 0).sum() < 2:
+        rows = self._judged(catalog, targets, groups)
+        if not len(rows):
             return []
+        targets, paths = targets[rows], [paths[row] for row in rows]
         with self.reporter.bar("likely label errors", total=None, unit="partitions") as advance:
             probabilities = held_out_probabilities(
-                seen.features, targets, groups=groups, several_labels=several, seed=self.seed, advance=advance
-            )
+                seen.features[rows], targets, groups=groups[rows], several_labels=several, seed=self.seed,
+                advance=advance,
+            )  # fmt: skip
         if probabilities is None:
-            self.notes.append("a class has too few different pictures for likely label errors to be looked for")
+            self.notes.append("there are too few different pictures for likely label errors to be looked for")
             return []
-        labels = catalog.labels_of(catalog.ok)
+        known = catalog.labels_of(catalog.ok)
+        labels = [known[row] for row in rows]
         errors = label_errors(probabilities, labels, catalog.class_names, paths, several_labels=several)
         if several:
             return errors
@@ -248,6 +252,23 @@ class _Job:
         return [
             *errors, *hard_to_tell_apart(probabilities, given, catalog.class_names, paths, without=doubtful)
         ]  # fmt: skip
+
+    def _judged(self, catalog: Catalog, targets: Array, groups: Array) -> Array:
+        """Rows whose labels can be cross-validated; none where these are of one class. What is left out is said."""
+        from greffon.checking.labels import crossable
+
+        has = targets.sum(axis=0) > 0
+        if has.sum() < 2 or catalog.several_labels:
+            return np.arange(len(targets) if has.sum() > 1 else 0)
+        rows = crossable(targets, groups)
+        kept = targets[rows].sum(axis=0) > 0
+        if (has & ~kept).any():
+            names = [name for name, out in zip(catalog.class_names, has & ~kept, strict=True) if out]
+            self.notes.append(
+                "classes with one picture (copies aside) are left out of the search for likely label errors: "
+                f"{listed(names)}"
+            )
+        return rows if kept.sum() > 1 else rows[:0]
 
     def _shortcuts(self, catalog: Catalog, scanned: Mapping[str, Scanned], groups: Array) -> list[Finding]:
         from greffon.checking.shortcut import shortcuts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -36,10 +37,11 @@ def too_small(catalog: Catalog, together: Sequence[Sequence[str]] = ()) -> list[
     if len(catalog.class_names) < 2:
         what = f"only {catalog.class_names[0]!r}" if catalog.class_names else "none"
         found.append(_wrong("one class", f"at least two classes are needed to tell apart, there is {what}"))
-    if found:
+    some = tuple(name for name in catalog.class_names if counts[name])
+    if len(some) < 2:
         return found
     try:
-        split(catalog, together=together)
+        split(replace(catalog, class_names=some), together=together)
     except DataError as error:
         found.append(_wrong("classes too small", " ".join(str(error).split())))
     return found

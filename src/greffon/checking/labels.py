@@ -83,6 +83,25 @@ def held_out_probabilities(
     return (total / repeats).astype(np.float32)
 
 
+def crossable(targets: Array, groups: Array | None = None) -> Array:
+    """Rows of the pictures whose class can be cross-validated: there are two of it that are no copies of one another.
+
+    Args:
+        targets: 0 or 1 (n, classes), one 1 in each row.
+        groups: int (n,); pictures of one number are copies or belong together.
+
+    Example:
+        >>> import numpy as np
+        >>> from greffon.checking.labels import crossable
+        >>> crossable(np.eye(3)[[0, 0, 1, 1, 2]], np.array([0, 1, 2, 2, 3])).tolist()
+        [0, 1]
+    """
+    given = targets.argmax(axis=1)
+    names = np.arange(len(given)) if groups is None else np.asarray(groups)
+    parts = np.array([len(np.unique(names[given == label])) for label in range(targets.shape[1])])
+    return np.flatnonzero(parts[given] > 1)
+
+
 def label_errors(
     probabilities: Array,
     labels: Sequence[Sequence[str]],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.checking.labels import held_out_probabilities, label_errors
+from greffon.checking.labels import crossable, held_out_probabilities, label_errors
 from greffon.diagnosing.compare import compared
 from greffon.diagnosing.result import Finding, not_tested
 from greffon.errors import DataError
@@ -37,19 +37,20 @@ def try_label_noise(subject: Subject) -> Finding:
         return not_tested(CAUSE, "pictures may have several labels")
     if not subject.labels_tell:
         return not_tested(CAUSE, "the labels tell nothing, right or wrong")
-    with subject.progress.bar("label errors", total=None):
-        answers = held_out_probabilities(subject.features, subject.targets, groups=subject.groups, repeats=2)
+    rows = crossable(subject.targets, subject.groups)
+    targets = subject.targets[rows]
+    answers = _answers(subject, rows)
     if answers is None:
-        return not_tested(CAUSE, "a class has fewer than two pictures, so that nothing can be cross-validated")
-    right = subject.rightness(answers, subject.targets)
+        return not_tested(CAUSE, "fewer than two classes have two pictures, so that nothing can be cross-validated")
+    right = subject.rightness(answers, targets)
     surest = _surest(answers)
     if len(surest) < _FEWEST:
         return not_tested(CAUSE, f"{len(answers)} pictures are too few to estimate it")
     wrong = int((1 - right[surest]).sum())
     share = wrong / len(surest)
     interval = wilson_interval(wrong, len(surest))
-    paths = subject.frame["path"].to_list()
-    given = [[subject.class_names[place]] for place in subject.targets.argmax(axis=1)]
+    paths = [subject.frame["path"][int(row)] for row in rows]
+    given = [[subject.class_names[place]] for place in targets.argmax(axis=1)]
     errors = label_errors(answers, given, subject.class_names, paths)
     details = {
         "estimated_share": share,
@@ -62,8 +63,12 @@ def try_label_noise(subject: Subject) -> Finding:
         f"{share:.1%} (95 % interval {interval[0]:.1%} to {interval[1]:.1%}) contradict the label; {len(errors)} of "
         f"{len(answers)} labels are probably wrong"
     )
+    if len(rows) < len(subject.targets):
+        said += f"; {len(subject.targets) - len(rows)} pictures that are alone in their class are not judged"
     found = interval[0] > _LEAST and errors and share >= _AS_OFTEN * (1 - right.mean())
-    change = _without(subject, right, answers, {path for it in errors for path in it.paths}) if found else None
+    doubted = {path for it in errors for path in it.paths}
+    kept = np.array([path not in doubted for path in paths])
+    change = _without(subject, rows, kept, right, answers) if found else None
     if not found:
         return Finding(CAUSE, "not found", f"{said}.", change, details=details)
     if change is not None:
@@ -72,6 +77,16 @@ def try_label_noise(subject: Subject) -> Finding:
         )
     advice = "Look at them (greffon check DATA --html page.html), correct them, and train with --manifest."
     return Finding(CAUSE, "found", f"{said}.", change, advice, details=details)
+
+
+def _answers(subject: Subject, rows: Array) -> Array | None:
+    """For these pictures the probabilities of heads that have not seen them; None where there are too few."""
+    if (subject.targets[rows].sum(axis=0) > 0).sum() < 2:
+        return None
+    with subject.progress.bar("label errors", total=None):
+        return held_out_probabilities(
+            subject.features[rows], subject.targets[rows], groups=subject.groups[rows], repeats=2
+        )
 
 
 def _surest(answers: Array) -> Array:
@@ -84,24 +99,23 @@ def _surest(answers: Array) -> Array:
     return np.concatenate(parts)
 
 
-def _without(subject: Subject, right: Array, answers: Array, doubted: set[str]) -> Any:
-    """All pictures, beside those alone whose labels are not doubted, by heads that learned without the doubted ones.
+def _without(subject: Subject, rows: Array, kept: Array, right: Array, answers: Array) -> Any:
+    """All judged pictures, beside those whose labels are not doubted, by heads that learned without the doubted ones.
 
     The latter stand for all: the doubted ones would be named as well as the others if their labels were right.
     """
-    kept = np.array([path not in doubted for path in subject.frame["path"].to_list()])
-    rows = np.flatnonzero(kept)
+    some = rows[kept]
     try:
-        named = subject.named(subject.features[rows], subject.targets[rows], rows)
+        named = subject.named(subject.features[some], subject.targets[some], some)
     except DataError:
         named = None
     if named is None:
         return None
     after = np.full(len(right), np.nan)
-    after[rows] = subject.rightness(named, subject.targets[rows])
+    after[kept] = subject.rightness(named, subject.targets[some])
     after[~kept] = np.nanmean(after)
     losses = (
-        picture_losses(answers, subject.targets, several_labels=False),
-        picture_losses(named, subject.targets[rows], several_labels=False),
+        picture_losses(answers, subject.targets[rows], several_labels=False),
+        picture_losses(named, subject.targets[some], several_labels=False),
     )
-    return compared(right, after, groups=subject.groups, losses=losses)
+    return compared(right, after, groups=subject.groups[rows], losses=losses)

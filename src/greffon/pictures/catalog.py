@@ -350,7 +350,7 @@ def _check_pictures(root: Path, catalog: Catalog, layout: Layout, to: str) -> No
         if not len(catalog.ok):
             raise DataError(f"{root} has no picture that can be read{_why(catalog.quarantined)}")
         return
-    problems = []
+    problems, small = [], []
     for side in ("train", "") if "train" in layout.classes else tuple(layout.classes):
         for name in layout.classes.get(side, ()):
             here = catalog.frame.filter((pl.col("label") == name) & (pl.col("split") == side))
@@ -358,12 +358,19 @@ def _check_pictures(root: Path, catalog: Catalog, layout: Layout, to: str) -> No
                 bad = here.filter(pl.col("state") == "quarantined")
                 what = f"{len(bad)} pictures, none of which can be read{_why(bad)}" if len(bad) else "no pictures"
                 problems.append(f"{side + '/' if side else ''}{name} has {what}")
+            elif side != "test" and "val" not in layout.classes and _distinct(here) < 2:
+                where = f"{side}/{name}" if side else name
+                small.append(f"{where} has one picture, copies aside, and at least two are needed to hold one out")
     if problems:
-        lines = "\n  ".join(problems)
+        lines = "\n  ".join(problems + small)  # what would be refused next is said as well
         raise DataError(
             f"every class folder in {root} must have pictures that can be read:\n  {lines}\n"
             "add pictures, or take the folder away"
         )
+
+
+def _distinct(frame: pl.DataFrame) -> int:
+    return frame.filter(pl.col("state") == "ok")["hash"].n_unique()
 
 
 def _why(bad: pl.DataFrame) -> str:

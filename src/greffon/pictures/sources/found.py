@@ -279,9 +279,13 @@ def _check_readable(found: Found, catalog: Catalog, to: str) -> None:
     counts = [catalog.counts(side) for side in (("train", "") if to_learn else SPLITS)]
     empty = [name for name in catalog.class_names if not any(count[name] for count in counts)]
     if empty:
+        alone = [name for name in catalog.class_names if sum(count[name] for count in counts) == 1]
+        # What would be refused next is said as well.
+        more = f"; only one, where one has to be held out: {listed(alone, most=_SHOWN)}" if alone else ""
+        more = "" if len(catalog.side("val")) else more
         raise DataError(
             f"every class of {found.name} must have pictures to learn from that can be read; these have none: "
-            f"{listed(empty, most=_SHOWN)}{why and f'. What cannot be read:{why}'}"
+            f"{listed(empty, most=_SHOWN)}{more}{why and f'. What cannot be read:{why}'}"
         )
 
 
