@@ -214,6 +214,21 @@ def test_a_file_of_ones_own_becomes_a_set(own_file, tmp_path):
     assert fetched.sha256 == added.sha256
 
 
+def test_licence_and_source_are_kept_as_the_file_tells_them(own_file, tmp_path):
+    arrays = safetensors.numpy.load_file(own_file)
+    said = {"variant": "thin", "license": "CC-BY\n 4.0", "source": "a lab"}
+    path, other = tmp_path / "told.safetensors", tmp_path / "other.safetensors"
+    safetensors.numpy.save_file(arrays, path, metadata=said)
+    safetensors.numpy.save_file(arrays, other, metadata=said | {"more": "nothing"})
+    (added,) = add(path, Described("told", preprocessing="open_nsfw"))
+    assert (weight_set("told").licence, weight_set("told").source) == ("CC-BY 4.0", "a lab")
+    assert "Its licence is 'CC-BY 4.0', as the file itself says." in added.notes
+    add(other, Described("ours", preprocessing="open_nsfw", licence="MIT", source="us"))
+    assert (weight_set("ours").licence, weight_set("ours").source) == ("MIT", "us")
+    add(own_file, Described("silent", preprocessing="open_nsfw"))
+    assert weight_set("silent").licence == "unknown"
+
+
 def test_a_set_of_ones_own_travels_in_a_package(own_file, monkeypatch, tmp_path):
     add(own_file, Described("mine", preprocessing="open_nsfw"))
     make_package("mine", tmp_path / "stick")

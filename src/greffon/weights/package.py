@@ -38,12 +38,13 @@ from greffon.weights.sets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from greffon.weights.download import Progress
     from greffon.weights.identity import Identity
 
 _DEPTHS = (50, 101, 152)
+_LONGEST = 500  # characters of what a file says of itself
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Described:
         name: what the set shall be called.
         variant: of the network; None: as the file tells.
         preprocessing: name of a record; None: as the file tells.
-        licence: of the weights.
-        source: who trained them.
+        licence: of the weights; `unknown`: as the file tells.
+        source: who trained them; nothing: as the file tells.
     """
 
     name: str
@@ -226,6 +227,7 @@ def _add_own(path: Path, found: Digests, described: Described) -> Added:
         identity = identify(contents)
         kind = contents.format
         inside = any(layer.startswith(PREPROCESSING_LAYER) for layer in contents.layer_names)
+        described, told = _as_told(described, contents.metadata)
     if identity.refusal:
         raise WeightFileError(f"weight file {path}: {identity.refusal}")
     depth = identity.depth
@@ -248,7 +250,20 @@ def _add_own(path: Path, found: Digests, described: Described) -> Added:
         format=kind,
     )
     manifest = manifest_of(record, record.files[0], size=found.size, sha256=found.sha256)
-    return _install_own(path, found, manifest, [identity.sentence(), *identity.notes])
+    return _install_own(path, found, manifest, [identity.sentence(), *told, *identity.notes])
+
+
+def _as_told(described: Described, metadata: Mapping[str, str]) -> tuple[Described, list[str]]:
+    """What the user says of a file, and where that is nothing what the file says itself; and what that is."""
+    told: dict[str, str] = {}
+    notes: list[str] = []
+    unsaid = {"licence": described.licence == Described.licence, "source": not described.source}
+    for what, keys in (("licence", ("licence", "license")), ("source", ("source",))):
+        said = " ".join(next((metadata[key] for key in keys if metadata.get(key)), "").split())[:_LONGEST]
+        if said and unsaid[what]:
+            told[what] = said
+            notes.append(f"Its {what} is {said!r}, as the file itself says.")
+    return replace(described, **told), notes
 
 
 def _preprocessing(path: Path, described: Described, identity: Identity, *, inside: bool) -> Preprocessing:
