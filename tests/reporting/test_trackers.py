@@ -102,7 +102,8 @@ class Client:
     def get_experiment_by_name(self, name):
         return None
 
-    def create_experiment(self, name, artifact_location):
+    def create_experiment(self, name, artifact_location=None):
+        self.calls.append(("experiment", artifact_location))
         return "7"
 
     def create_run(self, experiment, run_name):
@@ -144,6 +145,40 @@ def test_mlflow_is_told_the_same_and_the_recipe(client, tmp_path):
         ("final_seconds", 0, 3.0),
     ]
     assert calls[-1] == ("end", "FINISHED")
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///here.db", "file:/tmp/runs", "databricks://me"])
+def test_a_tracking_uri_is_passed_on_as_it_is(client, tmp_path, monkeypatch, uri):
+    monkeypatch.chdir(tmp_path)
+    with tracked(Reporter(), mlflow=uri) as reporter:
+        training(reporter)
+    assert client.made[0].calls[:2] == [("uri", uri), ("experiment", None)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_and_a_store_that_mlflow_refuses(client, monkeypatch):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with tracked(Reporter(), mlflow=f"http://127.0.0.1:{port}"):
+            pass
+    gone = f"http://me:secret@127.0.0.1:{port}"
+    with (
+        pytest.raises(InputError, match=r"no MLflow server answers at http://...@127"),
+        tracked(Reporter(), mlflow=gone),
+    ):
+        pass
+    with pytest.raises(InputError, match="is no tracking URI"), tracked(Reporter(), mlflow="http://127.0.0.1:port"):
+        pass
+
+    def refuse(self, name):
+        raise ValueError("not this one\nnor any")
+
+    monkeypatch.setattr(Client, "get_experiment_by_name", refuse)
+    refused = pytest.raises(InputError, match=r"MLflow cannot write to sqlite:///x.db: not this one$")
+    with refused, tracked(Reporter(), mlflow="sqlite:///x.db"):
+        pass
 
 
 @pytest.mark.parametrize(("error", "status"), [(InputError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -193,3 +228,18 @@ def test_the_real_mlflow_can_be_read_again(tmp_path):
     ]
     assert run.data.params["stages.0.name"] == "probe"
     assert not (Path.cwd() / "mlruns").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_mlflow_takes_a_uri(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    tracking = pytest.importorskip("mlflow.tracking")
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    for name in ("first", "second"):
+        with tracked(Reporter(), mlflow=uri, name=name) as reporter:
+            training(reporter)
+    client = tracking.MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("greffon").experiment_id])
+    assert {run.info.run_name for run in runs} == {"first", "second"}
+    with pytest.raises(InputError, match="MLflow cannot write to"), tracked(Reporter(), mlflow="nonsense://here"):
+        pass

@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow: every epoch of a training, counted over all of its stages, into a folder of this machine.
+"""TensorBoard and MLflow: every epoch of a training, counted over all of its stages, into a folder or to a server.
 
 A training tells a `Reporter` of every epoch. `tracked` gives one that passes everything on to another, and writes the
 epochs down meanwhile. What goes wrong with that is said once and costs no training.
@@ -7,6 +7,7 @@ epochs down meanwhile. What goes wrong with that is said once and costs no train
 from __future__ import annotations
 
 import math
+import re
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MLFLOW_INSTALL = 'pip install "greffon[mlflow]"'
 
 _LONGEST = 500  # characters of a parameter, which old MLflow servers take
+_PATIENCE = 10.0  # seconds for a server to answer
 _SCALAR = 1  # tensorboard.compat.proto.summary.DataClass.DATA_CLASS_SCALAR
 _TENSOR = 2
 
@@ -57,7 +59,8 @@ def tracked(
         reporter: that is passed on to.
         tensorboard: a folder for TensorBoard, which has training and validation as two runs in it.
         mlflow: a folder for MLflow: `mlflow.db`, to be looked at with
-            `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db`.
+            `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db`; or a tracking URI as MLflow takes it, such as
+            `sqlite:///runs.db` or `http://127.0.0.1:5000`.
         recipe: written down with it.
         name: of the run.
 
@@ -65,7 +68,7 @@ def tracked(
         The reporter; the given one where neither folder is.
 
     Raises:
-        InputError: MLflow is not installed, or a folder cannot be written to.
+        InputError: MLflow is not installed or cannot use the URI, or a folder cannot be written to.
 
     Example:
         >>> import tempfile
@@ -83,7 +86,7 @@ def tracked(
     if tensorboard is not None:
         trackers.append(TensorBoard(_writable(tensorboard), recipe))
     if mlflow is not None:
-        trackers.append(MLflow(_writable(mlflow), recipe, name))
+        trackers.append(MLflow(mlflow, recipe, name))
     if not trackers:
         yield reporter
         return
@@ -197,32 +200,43 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run in an MLflow database of its own.
+    """A run in an MLflow database of its own, or where a tracking URI says.
 
     Args:
-        folder: is there.
+        place: a folder, which is made, or a tracking URI.
         recipe: its options become parameters.
         name: of the run.
 
     Raises:
-        InputError: MLflow is not installed.
+        InputError: MLflow is not installed, or cannot write there.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe | None = None, name: str = "run") -> None:
+    def __init__(self, place: str | Path, recipe: Recipe | None = None, name: str = "run") -> None:
         from importlib import import_module
 
         try:
             client = import_module("mlflow.tracking").MlflowClient
         except ImportError as error:
             raise InputError(f"MLflow is not installed ({error}): {MLFLOW_INSTALL}") from error
-        # A client of its own: what the user's program does with MLflow is left alone. MLflow refuses plain folders.
-        self._client = client(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
-        known = self._client.get_experiment_by_name("greffon")
-        place = (folder / "artifacts").resolve().as_uri()
-        number = known.experiment_id if known else self._client.create_experiment("greffon", artifact_location=place)
-        self._run = self._client.create_run(number, run_name=name).info.run_id
-        for option, value in _flat(recipe.model_dump(mode="json") if recipe is not None else {}).items():
-            self._client.log_param(self._run, option, value[:_LONGEST])
+        artifacts: dict[str, str] = {}
+        if is_uri(place):
+            uri = str(place)
+            _check_answers(uri)
+        else:
+            folder = _writable(place).resolve()
+            uri = f"sqlite:///{folder / 'mlflow.db'}"  # MLflow refuses plain folders
+            artifacts["artifact_location"] = (folder / "artifacts").as_uri()
+        try:
+            # A client of its own: what the user's program does with MLflow is left alone.
+            self._client = client(tracking_uri=uri)
+            known = self._client.get_experiment_by_name("greffon")
+            number = known.experiment_id if known else self._client.create_experiment("greffon", **artifacts)
+            self._run = self._client.create_run(number, run_name=name).info.run_id
+            for option, value in _flat(recipe.model_dump(mode="json") if recipe is not None else {}).items():
+                self._client.log_param(self._run, option, value[:_LONGEST])
+        except Exception as error:  # whatever MLflow and the libraries under it raise
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"MLflow cannot write to {_without_password(uri)}: {first}") from error
 
     def epoch(self, step: int, values: Mapping[str, float]) -> None:
         """Each number under its own name."""
@@ -237,6 +251,40 @@ class MLflow:
     def close(self, status: str) -> None:
         """Say how it ended."""
         self._client.set_terminated(self._run, status)
+
+
+def is_uri(place: str | Path) -> bool:
+    """Whether MLflow is told where by a tracking URI, and not by a folder.
+
+    Example:
+        >>> from greffon.reporting.trackers import is_uri
+        >>> [is_uri(place) for place in ("sqlite:///runs.db", "http://127.0.0.1:5000", "runs", "C:/runs")]
+        [True, True, False, False]
+    """
+    return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", place) is not None
+
+
+def _check_answers(uri: str) -> None:
+    """Refuse a server that is not there at once: MLflow tries again for minutes."""
+    import socket
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError as error:
+        raise InputError(f"{_without_password(uri)!r} is no tracking URI: {error}") from None
+    if parts.scheme not in ("http", "https") or port is None:
+        return
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise InputError(f"no MLflow server answers at {_without_password(uri)}: {error}") from None
+
+
+def _without_password(uri: str) -> str:
+    """For messages."""
+    return re.sub(r"//[^/@]*@", "//...@", uri)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, str]:
