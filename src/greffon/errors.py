@@ -1,4 +1,14 @@
-"""What Greffon raises, and the exit code that the command line gives for each."""
+"""What Greffon raises, and the exit codes of the command line: here and nowhere else.
+
+| code | raised as | when |
+|---|---|---|
+| 0 | | done; also a service that was stopped |
+| 1 | `GreffonError`, `OSError`, anything unforeseen | a library or the machine failed, or Greffon has a mistake |
+| 2 | `InputError` | an option, file or package does not fit or is not there, or a place cannot be written to |
+| 3 | `DataError` | pictures or labels cannot be learned from; of `predict`: at least one picture cannot be read |
+| 4 | `CheckFailedError` | a check fails: `check`, `verify`, `export`, `diagnose --strict`, `train --reproduce` |
+| 130, 143 | `KeyboardInterrupt` | ended by Ctrl-C, or, while training, by SIGTERM |
+"""
 
 from __future__ import annotations
 
@@ -6,6 +16,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+EXIT_CODES = {
+    0: "done",
+    2: "the input is wrong",
+    3: "the pictures are wrong",
+    4: "a check failed",
+    130: "interrupted",
+    1: "anything else",
+}
+"""What each exit code says, in the order in which it is told."""
+
+INTERRUPTED = 130
+
+
+def exit_codes() -> str:
+    """All of them as a clause, for help texts.
+
+    Example:
+        >>> from greffon.errors import exit_codes
+        >>> exit_codes()
+        '0 done, 2 the input is wrong, 3 the pictures are wrong, 4 a check failed, 130 interrupted, 1 anything else'
+    """
+    return ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
 
 
 class GreffonError(Exception):

@@ -10,9 +10,11 @@ from made_up_runs import NAMES, SIDE, contents_of, grafted, picture
 from PIL import Image
 
 from greffon.bundle.contract import choose_pixels, contract_of, probes_of
+from greffon.bundle.neighbours import Neighbours
 from greffon.bundle.read import read_bundle
 from greffon.bundle.verify import check_replays, compare, verify
 from greffon.bundle.write import write_bundle
+from greffon.cli import main
 from greffon.errors import CheckFailedError, InputError
 from greffon.evaluation.calibration import Calibration
 from greffon.evaluation.table import prediction_table
@@ -42,10 +44,10 @@ def test_the_contract_says_how_a_picture_goes_in_and_what_comes_out(run, model):
     terms = contract_of(read_bundle(run))
     assert (terms["size"], terms["resize"], terms["decoder"], terms["exif_orientation"]) == (64, "crop", "1", "applied")
     assert (terms["class_names"], terms["several_labels"], terms["temperature"]) == (NAMES, False, 1.0)
-    assert terms["input"]["channels"] == "RGB"
+    assert (terms["input"]["channels"], terms["input"]["dtype"]) == ("RGB", "uint8")
     pixels = np.stack([np.asarray(Image.open(run / probe["file"])) for probe in terms["probes"]])
     assert pixels.shape == (8, SIDE, SIDE, 3)
-    expected = model.predict(pixels.astype(np.float32), verbose=0)
+    expected = model.predict(pixels, verbose=0)  # Keras makes floats of them
     np.testing.assert_allclose([probe["probabilities"] for probe in terms["probes"]], expected, atol=1e-5)
     assert [probe["label"] for probe in terms["probes"]] == [NAMES[column] for column in expected.argmax(axis=1)]
 
@@ -199,3 +201,34 @@ def test_the_card_names_the_licence_of_the_weights(model, tmp_path, monkeypatch)
     text = (write_bundle(tmp_path / "run", contents_of(model)) / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(text.split("---\n")[1])["license"] == "bsd-2-clause"
     assert "The weights `thin` (network thin), SHA-256 `3bc1`, licence BSD-2-Clause" in text
+
+
+def test_the_card_says_which_pictures_lie_in_the_folder(model, tmp_path):
+    def card(name, **changes):
+        return (write_bundle(tmp_path / name, contents_of(model, **changes)) / "README.md").read_text(encoding="utf-8")
+
+    near = Neighbours(np.ones((2, 4)), np.eye(3, dtype=bool)[:2], ("a.png", "b.png"), (b"one", b"two"))
+    with_all = card("all", pictures=tmp_path, neighbours=near)
+    assert "`neighbours.npz`: of 2 pictures that it learned from the path, the classes, a JPEG" in with_all
+    assert "pooled features" in with_all
+    assert "`probes/`: validation pictures" in with_all
+    assert "trained with `--no-pictures` holds none" in with_all
+    only_probes = card("probes", pictures=tmp_path)
+    assert "`probes/`: validation pictures" in only_probes
+    assert "neighbours.npz" not in only_probes
+    assert "None of the pictures that it learned from: `probes/` holds rendered ones" in card("none")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "classes.json", "model.onnx", "split.parquet", "probes/3.png"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_to_verify_a_changed_or_missing_file_is_a_failed_check(copied_run, name, missing, capsys):
+    """With the exit code 4; 2 where there is no manifest that says what a run is."""
+    place = copied_run / name
+    content = place.read_bytes()
+    place.unlink()
+    if not missing:
+        place.write_bytes(content[:-9] + b"?" + content[-8:])
+    code = 2 if name == "manifest.json" else 4
+    assert main(["verify", str(copied_run)]) == code
+    assert main(["verify", str(copied_run / "model.keras"), "--run", str(copied_run)]) == code
+    assert code == 2 or capsys.readouterr().err.count(f"{name} is ") == 2

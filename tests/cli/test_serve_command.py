@@ -60,8 +60,8 @@ def test_wrong_options(served, words, options, text):
 
 
 def test_it_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "fastapi" else object())
-    with pytest.raises(InputError, match=r"fastapi, which is not installed: pip install 'greffon\[serve\]'"):
+    monkeypatch.setattr("greffon.extras.find_spec", lambda name: None if name == "fastapi" else object())
+    with pytest.raises(InputError, match=r'greffon serve needs fastapi, which is not installed: .*"greffon\[serve\]"'):
         serve(("run",))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from greffon.evaluation.calibration import Calibration
     from greffon.recipe import Recipe
 
-__all__ = ["MODEL_ONNX", "Bundle", "read_bundle"]
+__all__ = ["MODEL_ONNX", "Bundle", "damages", "read_bundle"]
 
 MODEL_ONNX = "model.onnx"
 """The file that `predict` runs on; a run of a layer that ONNX does not know, or of an older Greffon, has none."""
@@ -196,6 +196,22 @@ def read_bundle(run: str | Path) -> Bundle:
         preprocessing=_preprocessing(prepare),
         decoder=str(prepare["decoder"]),
     )
+
+
+def damages(run: Path) -> list[str]:
+    """What is wrong with the files of a run, one sentence for each that is missing or was changed.
+
+    Raises:
+        InputError: it is no run, or a newer Greffon wrote it.
+    """
+    manifest = read_manifest(run)
+    bad = []
+    for name in manifest.files:
+        try:
+            _checked_file(run, manifest, name)
+        except InputError as error:
+            bad.append(str(error))
+    return bad
 
 
 def _checked_file(run: Path, manifest: Manifest, name: str) -> Path:

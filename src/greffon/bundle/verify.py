@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,19 +11,18 @@ import numpy as np
 from greffon.bundle.contract import contract_of, probes_of
 from greffon.bundle.onnx_form import TOLERANCE, keras_answers
 from greffon.bundle.predict import Predictor
-from greffon.bundle.read import read_bundle
-from greffon.errors import CheckFailedError, InputError
+from greffon.bundle.read import damages, read_bundle
+from greffon.errors import CheckFailedError
 from greffon.evaluation.table import THRESHOLD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from greffon.bundle.contract import Probe
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Replay", "check_replays", "compare", "verify"]
+__all__ = ["Replay", "check_files", "check_replays", "compare", "verify"]
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,9 @@ def verify(
         InputError: it is no run, or one without a contract.
         CheckFailedError: a file is missing or was changed.
     """
+    check_files(run)
     bundle = read_bundle(run)
     several = bool(contract_of(bundle)["several_labels"])
-    bad = []
-    for name in bundle.manifest.files:
-        try:
-            bundle.file(name)
-        except InputError as error:
-            bad.append(str(error))
-    if bad:
-        raise CheckFailedError("\n".join(bad))
     probes = probes_of(bundle)
     pixels = np.stack([probe.pixels for probe in probes])
     predictor = Predictor(bundle, custom_objects=custom_objects)
@@ -90,6 +83,18 @@ def verify(
         answers = keras_answers(predictor.keras(), pixels)
         replays.append(compare("keras", probes, answers, several_labels=several))
     return tuple(replays)
+
+
+def check_files(run: str | Path) -> None:
+    """Compare every file of a run with its manifest.
+
+    Raises:
+        InputError: it is no run, or a newer Greffon wrote it.
+        CheckFailedError: files are missing or were changed; with one line for each.
+    """
+    bad = damages(Path(run).expanduser())
+    if bad:
+        raise CheckFailedError("\n".join(bad))
 
 
 def compare(engine: str, probes: Sequence[Probe], answers: Array, *, several_labels: bool = False) -> Replay:

@@ -11,14 +11,13 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTo
 
 from greffon import __version__
 from greffon.cli.output import JSON_FLAG, print_error, print_json_error
-from greffon.errors import GreffonError, InputError
+from greffon.errors import INTERRUPTED, GreffonError, InputError, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from greffon.cli.output import Failure
 
-INTERRUPTED = 130
 _FAILED = GreffonError.exit_code
 
 app = App(
@@ -26,8 +25,7 @@ app = App(
     version=__version__,
     help="Transfer learning with ResNet-50 on your own pictures: the frozen part computed once, nothing silent.\n\n"
     "Start with `greffon demo`, then `greffon train PICTURES -o RUN`.\n\n"
-    "Exit codes: 0 done, 2 the input is wrong, 3 the pictures are wrong, 4 a check failed, 130 interrupted, "
-    "1 anything else. GREFFON_DEBUG=1 shows where an error comes from.",
+    f"Exit codes: {exit_codes()}. GREFFON_DEBUG=1 shows where an error comes from.",
     help_flags=["--help", "-h"],
 )
 
@@ -66,9 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `greffon`; None: what the process was started with.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong, 3 the data is wrong, 4 a check failed, 130
-        interrupted, 1 anything else. Errors are sentences on standard error; with `--json` standard output
-        holds `{"error": ..., "kind": ..., "exit_code": ...}` too.
+        The exit code, see `greffon.errors`. Errors are sentences on standard error; with `--json` standard output holds
+        `{"error": ..., "kind": ..., "exit_code": ...}` too.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_streams()

@@ -51,8 +51,8 @@ def export(  # a command's options
 
     Preprocessing and temperature are inside: RGB pictures go in as bytes, (n, size, size, 3), probabilities come out.
     What was written is opened with the format's own runtime and has to answer the run's probe pictures to 1e-4, labels
-    exactly (with fp16 and int8: lose no more than --max-drop); otherwise nothing stays. openvino and litert need pip
-    install 'greffon[export]', torch needs PyTorch.
+    exactly (with fp16 and int8: lose no more than --max-drop); otherwise nothing stays, and the exit code is 4.
+    openvino and litert need pip install "greffon[export]", torch needs PyTorch; where they are missing it is 2.
 
     Example: greffon export runs/first --format onnx -o first.onnx
     """

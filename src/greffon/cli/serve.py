@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from greffon.errors import InputError
+from greffon.extras import require
 
-_NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 _LIMITS = Group("Limits", sort_key=11)
 
 
@@ -48,9 +48,11 @@ def serve(  # noqa: PLR0913  # one parameter for each flag
     SIGHUP loads new versions of the runs, with no request lost. SIGTERM and Ctrl+C answer what is there and stop. Logs
     are JSON lines on standard error and hold nothing of any picture.
 
+    Exit code: 0 once it was stopped; 2 where a run cannot be opened or the address not be listened on.
+
     Example: greffon serve runs/pets birds=runs/second --port 8080
     """
-    _check_installed()
+    require("serve", "greffon serve")
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise InputError(f"--min-confidence must be 0 to 1. Got {min_confidence}")
     if watch is not None and watch < 0.1:
@@ -94,14 +96,3 @@ def _millions(flag: str, value: float) -> int:
     if not 0 < value < 1e6:
         raise InputError(f"{flag} must be above 0. Got {value}")
     return round(value * 1e6)
-
-
-def _check_installed() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"greffon serve needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            "pip install 'greffon[serve]'"
-        )

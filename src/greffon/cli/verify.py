@@ -35,8 +35,8 @@ def verify(
     replayed through ONNX Runtime (through Keras where the run holds no ONNX file), after every file was compared with
     the run's manifest. FILE is opened with the runtime of its format and has to answer as the run does.
 
-    Exit code: 0 where all is as it was; 4 where a file was changed, a probability differs by more than 0.0001 or a
-    label is another.
+    Exit code: 0 where all is as it was; 4 where a file is missing or changed, a probability differs by more than 0.0001
+    or a label is another; 2 where RUN is no run or FILE no export.
 
     Example: greffon verify runs/first --keras
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from greffon.errors import InputError
+from greffon.errors import InputError, MissingPackageError
 from greffon.recipe import nearest
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def chosen(name: str, precision: str) -> Format:
     """The format with this name, once it is known that it holds this precision and can be written and proved here.
 
     Raises:
-        InputError: there is no such format or precision, the two do not go together, or a package is missing.
+        InputError: there is no such format or precision, or the two do not go together.
+        MissingPackageError: a package is missing.
 
     Example:
         >>> from greffon.exporting.formats import chosen
@@ -108,7 +109,7 @@ def chosen(name: str, precision: str) -> Format:
         )
     for package, install in found.packages.items():
         if find_spec(package) is None:
-            raise InputError(
+            raise MissingPackageError(
                 f"{name} is written and proved with the Python package {package}, which is not installed: "
                 f"pip install {install}. Nothing was written"
             )

@@ -9,7 +9,7 @@ import numpy as np
 from greffon.bundle.contract import probes_of
 from greffon.bundle.predict import Predictor
 from greffon.bundle.read import read_bundle
-from greffon.bundle.verify import check_replays, compare
+from greffon.bundle.verify import check_files, check_replays, compare
 from greffon.errors import CheckFailedError, GreffonError, InputError
 from greffon.exporting.formats import FORMATS, Format, chosen
 from greffon.exporting.proof import TOLERANCE, Proof, replay
@@ -59,7 +59,7 @@ def verify_export(file: str | Path, run: str | Path, *, tolerance: float = TOLER
 
     Raises:
         InputError: the file is of no known format, a package is missing, or the run holds no contract.
-        CheckFailedError: an answer differs by more, or a label is another.
+        CheckFailedError: an answer differs by more, a label is another, or a file of the run was changed.
 
     Example:
         >>> from greffon.exporting.verify import verify_export
@@ -68,6 +68,7 @@ def verify_export(file: str | Path, run: str | Path, *, tolerance: float = TOLER
     if not 0 < tolerance <= 1:
         raise InputError(f"the tolerance must be above 0 and at most 1, got {tolerance}")
     kind = chosen(format_of(file).name, "fp32")
+    check_files(run)
     bundle = read_bundle(run)
     probes, predictor = probes_of(bundle), Predictor(bundle)
     pixels = np.stack([probe.pixels for probe in probes])
