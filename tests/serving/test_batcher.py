@@ -53,16 +53,33 @@ def test_what_comes_while_the_model_is_busy_is_computed_together():
     async def test(model, batcher):
         first = asyncio.create_task(batcher.submit(pixels(0)))
         await until(lambda: model.batches)
-        rest = [asyncio.create_task(batcher.submit(pixels(value))) for value in range(1, 7)]
+        rest = [asyncio.create_task(batcher.submit(pixels(value))) for value in range(1, 23)]
         await asyncio.sleep(0)
-        for _ in range(3):
+        for _ in range(14):
             model.go.release()
         rows = await asyncio.gather(first, *rest)
-        assert [row.probabilities[0] for row in rows] == list(range(7))
-        assert [row.batch for row in rows] == [1, 4, 4, 4, 4, 2, 2]
-        assert model.batches == [1, 4, 2]
+        assert [row.probabilities[0] for row in rows] == list(range(23))
+        assert model.batches == [1, 4, 4, 4, 3, 2, 2, 1, 1, 1]  # a quarter of what waits, at most 4
+        assert [row.batch for row in rows] == [count for count in model.batches for _ in range(count)]
 
     with_batcher(test)
+
+
+def test_a_lane_that_is_free_leaves_the_others_their_share():
+    async def test(model, batcher):
+        first = [asyncio.create_task(batcher.submit(pixels(value))) for value in range(2)]
+        await until(lambda: len(model.batches) == 2)
+        rest = [asyncio.create_task(batcher.submit(pixels(value))) for value in range(2, 11)]
+        await asyncio.sleep(0)
+        model.go.release()
+        await until(lambda: len(model.batches) == 3)
+        assert model.batches == [1, 1, 2]  # a quarter of its share of the nine that wait
+        for _ in range(10):
+            model.go.release()
+        rows = await asyncio.gather(*first, *rest)
+        assert [row.probabilities[0] for row in rows] == list(range(11))
+
+    with_batcher(test, lanes=2)
 
 
 def test_a_batch_waits_for_pictures_that_are_on_their_way():
@@ -122,10 +139,10 @@ def test_one_picture_takes_all_lanes_and_several_share_them():
         assert model.alone == [True]
         waiting = [asyncio.create_task(batcher.submit(pixels(value))) for value in range(6)]
         await until(lambda: len(model.batches) == 3)
-        assert model.batches == [1, 3, 3]  # both at once: none has been let go
+        assert model.batches == [1, 1, 1]  # both at once: none has been let go
         assert model.alone == [True, False, False]
-        model.go.release()
-        model.go.release()
+        for _ in range(6):
+            model.go.release()
         rows = await asyncio.gather(*waiting)
         assert [row.probabilities[0] for row in rows] == list(range(6))
 

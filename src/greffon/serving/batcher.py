@@ -6,9 +6,11 @@ done is answered while the others go on. Computing together costs more, as threa
 that is alone now, though others were here with it a moment ago, gets one lane: on a machine that is busy most of the
 time, what the lone ones lose is less than what all others would wait for them.
 
-On processors a large batch takes as long per picture as a small one, or longer where it leaves the cache; so batches
-share out what waits, and are never held back for pictures that may come, only, if asked to, for pictures that are being
-decoded already, and only for `wait` seconds.
+On processors a large batch takes as long per picture as a small one, or longer where it leaves the cache, and whoever
+is in it waits for all of it. So a lane takes a quarter of its share of what waits: the others are free before a batch
+of everything would be done, and have the rest. Batches grow only where the queue does. They are never held back for
+pictures that may come, only, if asked to, for pictures that are being decoded already, and only for `wait` seconds;
+who asks for that has a machine where larger batches gain something, and the free lanes share all that waits.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 QUIET_SECONDS = 0.25
+
+_PARTS = 4  # batches that a lane makes of its share of what waits: of random arrivals, more change no percentile
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +190,11 @@ class Batcher:
             self._worker = None
 
     def _start(self, free: int) -> None:
-        """Compute what waits, or this lane's share of it."""
+        """Compute what waits, or a part of it."""
         alone = free == self._lanes.count and len(self._pending) + self._coming <= 1 and self._lanes.are_quiet
         taken: list[_Waiting] = []
-        share = min(self._batch, -(-len(self._pending) // free))
+        parts = free if self._wait else _PARTS * self._lanes.count
+        share = min(self._batch, -(-len(self._pending) // parts))
         while self._pending and len(taken) < share:
             one = self._pending.popleft()
             if not one.answer.done():  # its request has given up
