@@ -9,8 +9,8 @@ resumed, to be killed again, several times in a row; at last it may end, and its
 compared with those of a training that nobody disturbed.
 
 The recipe has what can go wrong: a solved head whose pooling is chosen among those of the last block and of all blocks,
-dropout, views, a learning rate that is searched, a stage that may be taken back, BatchNorm on batch statistics, a running
-mean of the weights whose statistics are taken anew, checkpoints inside epochs.
+dropout, views, a learning rate that is searched, a stage that may be taken back, BatchNorm on batch statistics, a
+running mean of the weights whose statistics are taken anew, checkpoints inside epochs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import traceback
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def kill_often(
     chance, found = random.Random(seed), Found()
     while found.kills < kills:
         name = f"killed-{found.trainings}"
+        _own_cache(folder, name)
         # Early phases first: what is behind a checkpoint does not come again.
         for place, delay in _moments(chance, min(row, kills - found.kills), small=small):
             child = Child(folder, name, data, small=small)
@@ -137,6 +139,18 @@ def digest(run: Path) -> str:
     return hashlib.sha256(json.dumps([record["weights_sha256"], *hashes, *proofs]).encode()).hexdigest()
 
 
+def _cache(folder: Path, name: str) -> Path:
+    return folder / f"{name}-cache"
+
+
+def _own_cache(folder: Path, name: str) -> None:
+    """A training has to run its frozen part itself; on what was found out by timing it has to agree with the other."""
+    _cache(folder, name).mkdir(exist_ok=True)
+    known = _cache(folder, "undisturbed") / "machine.json"
+    if known.is_file():
+        shutil.copy2(known, _cache(folder, name))
+
+
 def recipe(*, small: bool) -> Any:
     """Few pictures, with everything that has a state."""
     from greffon.recipe import Head, Recipe, Stage
@@ -149,8 +163,8 @@ def recipe(*, small: bool) -> Any:
         stages=(
             Stage(name="probe", optimizer="lbfgs"),
             Stage(
-                name="last-block", unfreeze="conv5" if small else "conv5_block3", learning_rate="auto", epochs=3, batch_size=8,
-                only_if_better=True,
+                name="last-block", unfreeze="conv5" if small else "conv5_block3", learning_rate="auto", epochs=3,
+                batch_size=8, only_if_better=True,
             ),
             Stage(
                 name="deeper", unfreeze="conv4" if small else "conv5_block2", batch_norm="train", learning_rate=1e-4,
@@ -171,6 +185,7 @@ class Child:
         self.process = os.fork()
         if self.process == 0:
             self._phases.close()
+            os.environ["GREFFON_CACHE"] = str(_cache(folder, name))
             _child(self.out, data, theirs, self._log, small=small)
         os.close(theirs)
 
@@ -284,10 +299,7 @@ def _moments(chance: random.Random, count: int, *, small: bool) -> list[tuple[in
     if not small:
         return sorted((chance.randrange(-1, len(PHASES)), chance.uniform(0, _LONGEST)) for _ in range(count))
     ends = [len(PHASES) * part // count for part in range(count + 1)]
-    return [
-        (chance.randrange(start, end), chance.uniform(0, _LONGEST_SMALL))
-        for start, end in zip(ends, ends[1:], strict=False)
-    ]
+    return [(chance.randrange(start, end), chance.uniform(0, _LONGEST_SMALL)) for start, end in pairwise(ends)]
 
 
 def import_everything() -> None:
@@ -320,11 +332,9 @@ def _pictures(folder: Path) -> Path:
 def _folder(keep: Path | None) -> Any:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        os.environ["GREFFON_CACHE"] = str(keep / "cache")
         yield keep
         return
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["GREFFON_CACHE"] = f"{folder}/cache"
         yield Path(folder)
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from greffon.searching.result import Study
     from greffon.searching.tune import tune
     from greffon.training.fit import fit
-    from greffon.training.job import Run, train
+    from greffon.training.run import Run
+    from greffon.training.train import train
     from greffon.training.many import fit_many
     from greffon.training.plan import Plan, plan
     from greffon.training.reproduce import Reproduction, reproduce
@@ -49,8 +50,8 @@ _HOMES = {
     "Plan": "greffon.training.plan",
     "Trial": "greffon.training.trials",
     "TrialResult": "greffon.training.trials",
-    "train": "greffon.training.job",
-    "Run": "greffon.training.job",
+    "train": "greffon.training.train",
+    "Run": "greffon.training.run",
     "resume": "greffon.training.resume",
     "reproduce": "greffon.training.reproduce",
     "Reproduction": "greffon.training.reproduce",

@@ -11,7 +11,7 @@ class Job(types.ModuleType):
     """A training job that is called like the real one and does what a test sets as `does`."""
 
     def __init__(self) -> None:
-        super().__init__("greffon.training.job")
+        super().__init__("greffon.training.train")
         self.calls = []
         self.does = lambda: types.SimpleNamespace(path=Path("run"), summary={"accuracy": 0.5, "notes": []})
 
@@ -23,5 +23,5 @@ class Job(types.ModuleType):
 @pytest.fixture
 def job(monkeypatch):
     job = Job()
-    monkeypatch.setitem(sys.modules, "greffon.training.job", job)
+    monkeypatch.setitem(sys.modules, "greffon.training.train", job)
     return job

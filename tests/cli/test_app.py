@@ -183,10 +183,10 @@ def test_names_that_the_terminal_cannot_show_are_escaped():
     code = (
         "import sys, types\n"
         "from greffon.errors import DataError\n"
-        "job = types.ModuleType('greffon.training.job')\n"
+        "job = types.ModuleType('greffon.training.train')\n"
         "def train(*_, **__): raise DataError('caf\\u00e9 \\u2192 \\udcff')\n"
         "job.train = train\n"
-        "sys.modules['greffon.training.job'] = job\n"
+        "sys.modules['greffon.training.train'] = job\n"
         "from greffon.cli import main\n"
         "sys.exit(main(['train', 'x', '-o', 'y']))\n"
     )

@@ -60,6 +60,13 @@ def test_a_pipe_gets_lines_without_control_characters():
     assert text.endswith("the table\n\naccuracy 0.9\n")
 
 
+def test_work_that_is_not_counted_says_how_long_it_took():
+    reporter, file = piped()
+    with reporter.bar("looking for near-copies", total=None):
+        pass
+    assert re.fullmatch(r"looking for near-copies  \d+\.\d s\n", file.getvalue())
+
+
 def test_long_lines_are_one_line_in_a_pipe():
     reporter, file = piped()
     reporter.note("word " * 60)

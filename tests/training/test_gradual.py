@@ -15,7 +15,7 @@ from greffon.backbone.graft import graft  # noqa: E402
 from greffon.backbone.resnet import resnet  # noqa: E402
 from greffon.errors import FreezeError, InputError  # noqa: E402
 from greffon.recipe import RECIPES  # noqa: E402
-from greffon.training import adapt_norms as adapting  # noqa: E402
+from greffon.training import norm_statistics as adapting  # noqa: E402
 from greffon.training.adapt_norms import adapt_norms  # noqa: E402
 from greffon.training.gradual import gradual_stages  # noqa: E402
 

@@ -117,6 +117,7 @@ def test_the_record(run):
     assert record["pictures"] == {"train": 33, "val": 9, "test": 0}
     history = pl.read_csv(run.path / "history.csv")
     assert history["stage"].to_list() == ["head", "head", "block", "block"]
+    assert history.columns[3:] == ["loss", "accuracy", "val_loss", "val_accuracy"]  # as of a head that is solved
     assert history["epoch"].to_list() == [1, 2, 1, 2]
     assert history["learning_rate"].to_list() == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])
     assert str(run.path) in str(run)
@@ -263,9 +264,9 @@ def test_a_picture_that_goes_bad_is_named(photos_folder, tmp_path, monkeypatch):
 
 
 def test_numbers_too_large_for_float16_are_kept_in_float32(photos_folder, tmp_path, monkeypatch):
-    from greffon.training import job
+    from greffon.training import purpose
 
-    build = job.build_backbone
+    build = purpose.build_backbone
 
     def loud(*arguments):
         backbone, record, notes = build(*arguments)
@@ -273,7 +274,7 @@ def test_numbers_too_large_for_float16_are_kept_in_float32(photos_folder, tmp_pa
         kernel.assign(kernel * 1e6)
         return backbone, record, notes
 
-    monkeypatch.setattr(job, "build_backbone", loud)
+    monkeypatch.setattr(purpose, "build_backbone", loud)
     notes = Notes()
     recipe = RECIPE.replace(stages=(HEAD.replace(epochs=1, learning_rate=1e-9),))
     run = greffon.train(photos_folder, out=tmp_path / "run", recipe=recipe, reporter=notes)
@@ -287,11 +288,11 @@ def test_a_run_keeps_small_pictures_and_what_the_network_sees_in_them(run, photo
     from PIL import Image
 
     from greffon.bundle.contract import contract_of
-    from greffon.bundle.neighbours import neighbours_of
+    from greffon.bundle.neighbours import read_neighbours
     from greffon.pictures.decode import decode
 
     bundle = read_bundle(run.path)
-    kept = neighbours_of(bundle)
+    kept = read_neighbours(bundle)
     assert [probe["origin"] for probe in contract_of(bundle)["probes"]] == ["validation"] * 8
     assert len({probe["label"] for probe in contract_of(bundle)["probes"]}) > 1
     assert set(kept.paths) == set(bundle.split.filter(pl.col("split") == "train")["path"])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import greffon
-from greffon.errors import DataError
+from greffon.errors import DataError, InputError
 from greffon.pictures.quarantine import SCHEMA, save_manifest
 from greffon.training import samples as samples_module
 from greffon.training.progress import Reporter
@@ -160,3 +160,17 @@ def test_a_wide_picture_under_crop_is_spoken_of(folder, tmp_path):
     said = [_train(data, tmp_path / rule, RECIPE.replace(resize=rule)).summary["notes"] for rule in ("crop", "pad")]
     assert any("crop loses more than half, most of dog/wide.png (75 %)" in note for note in said[0])
     assert not any("crop loses" in note for note in said[1])
+
+
+@pytest.mark.parametrize("option", ["split", "manifest"])
+def test_a_wrong_path_is_found_out_before_the_pictures_are_read(tmp_path, option):
+    class Reads(Reporter):
+        def bar(self, name, *, total, unit="pictures"):
+            raise AssertionError(f"{name} began")
+
+    recipe = greffon.Recipe(weights="none", image_size=32)
+    with pytest.raises(InputError, match=r"nowhere\.parquet"):
+        greffon.train(
+            tmp_path, out=tmp_path / "run", recipe=recipe, reporter=Reads(), **{option: tmp_path / "nowhere.parquet"}
+        )
+    assert list(tmp_path.iterdir()) == []

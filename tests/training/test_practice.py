@@ -10,6 +10,7 @@ import pytest
 keras = pytest.importorskip("keras")
 
 import greffon  # noqa: E402
+from greffon.backbone.freeze import freeze  # noqa: E402
 from greffon.backbone.graft import graft  # noqa: E402
 from greffon.backbone.resnet import resnet  # noqa: E402
 from greffon.bundle.write import weights_digest  # noqa: E402
@@ -148,6 +149,57 @@ def test_a_soup_takes_what_helps_and_leaves_what_does_not():
     assert finish([other], loss) == {"soup": {"epochs": [5, 1], "loss_of_best": 0.05, "loss": 0.025}}
     assert float(keras.ops.convert_to_numpy(weight)[0]) == pytest.approx(0.975)
     assert finish([], loss) == Soup(2, [weight]).cook(loss) == {}
+
+
+def gap(run, samples, done):
+    """How far answers with the stored statistics are from those with the statistics of the pictures to learn from."""
+    run.model.set_weights(done.weights)
+    freeze(run.model, "conv5", batch_norm="train")
+    pixels = samples.load(samples.train)[0].astype("float32")
+    stored = np.asarray(run.model(pixels, training=False))
+    return np.abs(stored - np.asarray(run.model(pixels, training=True))).max()
+
+
+def test_a_mean_of_weights_has_the_statistics_of_a_fresh_pass(run, samples):
+    """Of all 21 pictures at once, in each BatchNormalization that was unfrozen."""
+    moved = BLOCK.replace(batch_norm="train", keep_best=False)
+    averaged = run(moved.replace(ema=0.5))
+    assert gap(run, samples, averaged) < 5e-3
+    assert gap(run, samples, run(moved)) > 0.05
+    assert averaged.loss == pytest.approx(column(averaged, "val_loss")[-1], rel=1e-3), "validated with them, too"
+
+
+def test_frozen_statistics_stay_what_they_are(run):
+    averaged = run(BLOCK.replace(ema=0.5, soup=2))
+    names = [variable.path for variable in run.model.weights]
+    pairs = zip(names, averaged.weights, run.start, strict=True)
+    assert all(np.array_equal(now, before) for name, now, before in pairs if "moving_" in name)
+
+
+class Statistics:
+    """Stands where those of BatchNormalization stand."""
+
+    def __init__(self, weight):
+        self.weight, self.renewed = weight, []
+
+    def renew(self):
+        self.renewed.append(float(keras.ops.convert_to_numpy(self.weight)[0]))
+
+
+def test_the_statistics_of_a_soup_are_taken_anew_and_those_of_one_epoch_are_not():
+    weight = keras.Variable(np.zeros(1, "float32"))
+
+    def loss():
+        return abs(float(keras.ops.convert_to_numpy(weight)[0]) - 1.0)
+
+    for values, renewed in (([0.9, 1.2], [1.05, 1.05]), ([1.0, 9.0], [5.0])):
+        statistics = Statistics(weight)
+        soup = Soup(3, [weight], statistics)
+        for epoch, value in enumerate(values):
+            weight.assign([value])
+            soup.on_epoch_end(epoch, {"val_loss": loss()})
+        soup.cook(loss)
+        assert statistics.renewed == pytest.approx(renewed)
 
 
 def test_what_a_stage_begins_with_is_kept_where_it_is_better(run):

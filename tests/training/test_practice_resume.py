@@ -11,7 +11,7 @@ from dying import Dies, Killed
 
 import greffon
 from greffon.backbone.resnet import resnet
-from greffon.training import job
+from greffon.training import purpose
 from greffon.training.progress import Reporter
 from greffon.weights.sets import usual_preprocessing
 
@@ -43,7 +43,7 @@ def digest(path):
 def test_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     from PIL import Image
 
-    monkeypatch.setattr(job, "build_backbone", small_backbone)
+    monkeypatch.setattr(purpose, "build_backbone", small_backbone)
     random = np.random.default_rng(0)
     for label, name in enumerate(("blue", "green", "red")):
         (tmp_path / "pictures" / name).mkdir(parents=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ import greffon
 from greffon.backbone.resnet import resnet
 from greffon.bundle.read import read_bundle
 from greffon.errors import DataError, InputError
-from greffon.training import checkpoint, job, kept_pictures, stage_memory, tail
+from greffon.training import checkpoint, kept_pictures, purpose, stage_memory, stage_tail, tail
 from greffon.training.choices import Choices
 from greffon.training.interrupts import InterruptedTraining, Interrupts
 from greffon.training.ordered import StageFeed
@@ -32,6 +31,7 @@ from greffon.training.progress import Reporter
 from greffon.training.reproduce import compare
 from greffon.weights.sets import usual_preprocessing
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "resume.md"
 CLASSES = ("blue", "red", "stripes")
 RECIPE = greffon.Recipe(
     weights="none",
@@ -69,7 +69,7 @@ def small_backbone(start, recipe):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A small network, and checkpoints inside epochs, as large activations have them."""
-    monkeypatch.setattr(job, "build_backbone", small_backbone)
+    monkeypatch.setattr(purpose, "build_backbone", small_backbone)
     monkeypatch.setattr(tail, "_SMALL", 0)
 
 
@@ -84,7 +84,7 @@ def undisturbed(tmp_path_factory):
     """Pictures, and a training of them that nobody interrupts; with a cache that lasts as long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(job, "build_backbone", small_backbone)
+        patch.setattr(purpose, "build_backbone", small_backbone)
         patch.setattr(tail, "_SMALL", 0)
         folder = render(tmp_path_factory.mktemp("pictures") / "all")
         out = tmp_path_factory.mktemp("runs") / "run"
@@ -155,6 +155,36 @@ def test_a_killed_training_ends_as_if_it_had_not_been(undisturbed, tmp_path, mon
     assert json.loads((run.path / "run.json").read_text())["training"]["resumed"] == 1
 
 
+@pytest.mark.large
+@pytest.mark.parametrize("kind", ["xla", "int8"])
+def test_other_engines_give_the_same_bits_again_too(undisturbed, tmp_path, monkeypatch, kind):
+    """Interrupted inside an epoch and resumed, and reproduced."""
+    recipe = RECIPE
+    if kind == "xla":
+        monkeypatch.setattr(stage_tail, "XLA_TRIED", 0.0)
+        monkeypatch.setattr(stage_tail, "XLA_PAYS", np.inf)
+    else:
+        recipe = RECIPE.replace(precision="int8", min_agreement=0.0)
+
+    def train(name):
+        return greffon.train(
+            undisturbed.folder, out=tmp_path / name, recipe=recipe, reporter=Reporter(), checkpoint_every=0.0
+        )
+
+    whole = train("whole")
+    record = json.loads((whole.path / "run.json").read_text(encoding="utf-8"))
+    if kind == "xla":
+        assert [stage["xla"] for stage in record["stages"]] == [False, True, True]
+    else:
+        assert record["trunk"]["precision"] == "int8"
+    assert digest(whole.path) != undisturbed.digest
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        dies_at_checkpoint(patch, 9, before=False)
+        train("killed")
+    assert digest(greffon.resume(tmp_path / "killed", reporter=Reporter()).path) == digest(whole.path)
+    assert greffon.reproduce(whole.path, reporter=Reporter()).same
+
+
 def left(out):
     """The checkpoint of a training that was interrupted."""
     partial = Partial.reopen(out)
@@ -164,8 +194,7 @@ def left(out):
 
 def test_a_signal_waits_for_the_next_step(undisturbed, tmp_path, monkeypatch):
     """The first one; there is a checkpoint afterwards although none was due, and the training says how to go on."""
-    out = tmp_path / "run"
-
+    out = tmp_path / "runs" / "first"
     heard = Heard()
     begins = "on_train_batch_begin"
     with monkeypatch.context() as patch, pytest.raises(InterruptedTraining) as stopped:
@@ -187,7 +216,12 @@ def test_a_signal_waits_for_the_next_step(undisturbed, tmp_path, monkeypatch):
             greffon.resume(out, reporter=Reporter())
     finally:
         (tmp_path / "0.png").rename(moved)
-    assert digest(greffon.resume(out, reporter=Reporter()).path) == undisturbed.digest
+    # As docs/resume.md has it.
+    [program] = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    session = {}
+    exec(compile(program, str(DOCUMENT), "exec"), session)
+    assert digest(session["run"].path) == undisturbed.digest
 
 
 @pytest.fixture
@@ -289,6 +323,11 @@ def test_what_cannot_be_resumed(tmp_path, content):
         (partial_of(tmp_path / "run") / "job.json").write_text(content)
     with pytest.raises(InputError, match=r"no interrupted training|another version"):
         greffon.resume(tmp_path / "run", reporter=Reporter())
+
+
+def test_a_training_that_ended_is_not_resumed(undisturbed):
+    with pytest.raises(InputError, match=r"is whole.*--reproduce"):
+        greffon.resume(undisturbed.run.path, reporter=Reporter())
 
 
 def test_objects_of_a_process_that_is_gone(tmp_path):
@@ -418,14 +457,3 @@ def test_a_run_whose_pictures_changed_is_not_reproduced(undisturbed, tmp_path, m
     shutil.rmtree(pictures)
     with pytest.raises(DataError, match="is gone"):
         greffon.reproduce(undisturbed.run.path, reporter=Reporter())
-
-
-@pytest.mark.large
-def test_fifty_real_kills(tmp_path):
-    """SIGKILL from outside, at seeded moments over all phases; in processes that share nothing with this one."""
-    script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-    done = subprocess.run(
-        [sys.executable, script, "--kills", "50", "--keep", tmp_path], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert "the same weights, probabilities and history each time" in done.stdout

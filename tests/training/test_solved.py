@@ -120,7 +120,7 @@ def test_a_learning_rate_is_looked_for_and_a_stage_judged(pictures, tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_stage_that_does_not_help_is_taken_back(probe_run, pictures, tmp_path, monkeypatch, share):
-    monkeypatch.setattr("greffon.training.stages.improvement", lambda *_, **__: share)
+    monkeypatch.setattr("greffon.training.fine_tuning.improvement", lambda *_, **__: share)
     fine = greffon.Stage(name="block", unfreeze="conv5_block3", epochs=1, only_if_better=True)
     run = _train(pictures, tmp_path / "run", RECIPE.replace(stages=(PROBE, fine)))
     same = _record(run)["weights_sha256"] == _record(probe_run)["weights_sha256"]

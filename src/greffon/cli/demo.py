@@ -33,7 +33,7 @@ def demo(
     from greffon.evaluation.evaluate import evaluate
     from greffon.pictures.demo import demo_pictures
     from greffon.recipe import Recipe
-    from greffon.training.job import train
+    from greffon.training.train import train
 
     progress = reporter(to_stderr=json)
     data = demo_pictures(out)

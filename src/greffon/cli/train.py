@@ -17,7 +17,7 @@ from greffon.recipe import load_recipe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from greffon.training.job import Run
+    from greffon.training.run import Run
     from greffon.training.progress import Reporter
 
 
@@ -42,7 +42,10 @@ def train(  # noqa: PLR0913 - all but the first are options, by keyword only
         float | None, Parameter(help="seconds between two checkpoints in RUN.partial, by default 30; 0: every step")
     ] = None,
     tensorboard: Annotated[Path | None, Parameter(help="a folder for TensorBoard, which gets every epoch")] = None,
-    mlflow: Annotated[Path | None, Parameter(help="a folder for MLflow (mlflow.db), which gets every epoch")] = None,
+    mlflow: Annotated[
+        str | None,
+        Parameter(help="a folder for MLflow (mlflow.db), or its tracking URI (sqlite:, http:), which gets every epoch"),
+    ] = None,
     split: Annotated[
         Path | None, Parameter(help="a written split (split.parquet of a run): every picture on the side where it was")
     ] = None,
@@ -95,7 +98,7 @@ def train(  # noqa: PLR0913 - all but the first are options, by keyword only
         "manifest": manifest,
     }
     given |= {"overwrite": overwrite} | ({} if checkpoint_every is None else {"checkpoint_every": checkpoint_every})
-    from greffon.training.job import train as run_job
+    from greffon.training.train import train as run_job
 
     return _trained(
         lambda told: run_job(data, reporter=told, **given),

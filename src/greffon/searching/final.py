@@ -143,7 +143,7 @@ def _trained(
     from greffon.bundle.predict import load
     from greffon.evaluation.answers import name_pictures
     from greffon.evaluation.table import prediction_table
-    from greffon.training.job import train
+    from greffon.training.train import train
 
     train(
         trainable.data, out=out, recipe=recipe, columns=trainable.columns, split=folder / "run-split.parquet",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import InputError
 from greffon.recipe import Recipe, nearest
+from greffon.training.job import Job
+from greffon.training.purpose import Purpose
 from greffon.training.rate import HIGHEST, LOWEST, STEPS, range_test
 from greffon.training.rate_curve import RateCurve, rates_between
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from greffon.pictures.sources.columns import Columns
     from greffon.recipe import Stage
     from greffon.training.progress import Reporter
-    from greffon.training.stages import Stages
+    from greffon.training.purpose import Ready
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,10 @@ def find_learning_rate(
     rates_between(lowest, highest, steps)
     wanted = stage_to_test(recipe, stage)
     stages = recipe.stages[: [it.name for it in recipe.stages].index(wanted.name) + 1]
-    job = _range_job()(recipe.replace(stages=stages), find_start(recipe.weights), reporter or ConsoleReporter(), None)
-    job.ask = {"lowest": lowest, "highest": highest, "steps": steps}
-    job.run(job.read(data, columns, None), Path(), overwrite=False)
-    return LearningRate(wanted.name, job.curve, wanted.optimizer, wanted.batch_size)
+    purpose = RangeTest(lowest=lowest, highest=highest, steps=steps)
+    job = Job(recipe.replace(stages=stages), find_start(recipe.weights), reporter or ConsoleReporter(), purpose)
+    curve = job.run(job.read(data, columns, None))
+    return LearningRate(wanted.name, curve, wanted.optimizer, wanted.batch_size)
 
 
 def stage_to_test(recipe: Recipe, name: str | None) -> Stage:
@@ -135,47 +136,17 @@ def stage_to_test(recipe: Recipe, name: str | None) -> Stage:
     return trained[names.index(name)]
 
 
-def _range_job() -> Any:
-    """The job's class, made when it is needed: what it is made of loads TensorFlow."""
-    from greffon.training.job import Job
-    from greffon.training.stages import Stages
+class RangeTest(Purpose[RateCurve]):
+    """A training up to its last stage, and a range test in that one's place.
 
-    class RangeStages(Stages):
-        """Runs the stages before the last, and the range test in the last one's place."""
+    Args:
+        asked: `lowest`, `highest` and `steps` of `range_test`.
+    """
 
-        ask: dict[str, Any]
-        curve: RateCurve | None = None
+    def __init__(self, **asked: Any) -> None:
+        self._asked = asked
 
-        def _train(self, plan: Any, seed: int, *rest: Any) -> Any:
-            if plan.stage is not self.recipe.stages[-1]:
-                return super()._train(plan, seed, *rest)
-            tail, feeds = self._tail_and_feeds(plan, seed)
-            raise _Done(range_test(tail, feeds["train"], seed=seed, **self.ask))
-
-    class RangeJob(Job):
-        """A training up to the stage in question."""
-
-        ask: dict[str, Any]
-        curve: RateCurve
-
-        def run(self, *args: Any, **options: Any) -> Any:
-            try:
-                return super().run(*args, **options)
-            except _Done as done:
-                self.curve = done.curve
-                return None
-
-        def _make_stages(self, *args: Any, **options: Any) -> Stages:
-            made = RangeStages(*args, **options)
-            made.ask = self.ask
-            return made
-
-    return RangeJob
-
-
-class _Done(Exception):  # noqa: N818 - it is no error
-    """The test is over, and the rest of the training is not wanted."""
-
-    def __init__(self, curve: RateCurve) -> None:
-        super().__init__()
-        self.curve = curve
+    def result(self, job: Job[Any], ready: Ready) -> RateCurve:
+        """Run the stages before the last, and the test."""
+        with ready.stages.at_last_stage() as begun:
+            return range_test(begun.tail, begun.feeds["train"], seed=begun.seed, **self._asked)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from greffon.errors import DataError
 from greffon.training.first_pass import FirstPass, look_first
 from greffon.training.job import Job
 from greffon.training.progress import Reporter
+from greffon.training.purpose import Purpose
+from greffon.training.rate import TRIED_EPOCHS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
+    from greffon.frozen.activations import Activations
     from greffon.pictures.catalog import Catalog
     from greffon.recipe import Recipe, Stage
+    from greffon.training.planned import Planned
+    from greffon.training.purpose import Ready
+    from greffon.training.stage_result import StageResult
     from greffon.training.start import Start
 
     Array = np.ndarray[Any, Any]
@@ -76,6 +82,7 @@ class Shared:
         first: the pass over the pictures, its rows those of `to_split(catalog)`; None where no recipe asks for one.
         store: of activations.
         backbones: built, by image size and preprocessing.
+        parts: activations that the last pass gave, of which those behind other cuts can be made.
     """
 
     start: Start
@@ -83,30 +90,33 @@ class Shared:
     first: FirstPass | None
     store: Any
     backbones: dict[Any, Any] = field(default_factory=dict)
+    parts: list[Activations] = field(default_factory=list)
 
 
-class SearchJob(Job):
-    """A training of which only the validation loss is wanted.
+class Trial(Purpose[Outcome]):
+    """A training of which only the validation loss is wanted, on what all trials share.
 
     Args:
-        recipe: of the trial.
         shared: what it need not make again.
-        reporter: told what happens.
     """
 
-    def __init__(self, recipe: Recipe, shared: Shared, reporter: Reporter) -> None:
-        super().__init__(recipe, shared.start, reporter, None)
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self.outcome: Outcome | None = None
 
-    def _backbone(self, recipe: Recipe) -> Any:
+    def backbone(self, start: Start, recipe: Recipe) -> Any:
+        """Built once for all trials."""
         known = self._shared.backbones
         key = (recipe.image_size, recipe.preprocessing)
         if key not in known:
-            known[key] = super()._backbone(recipe)
+            known[key] = super().backbone(start, recipe)
         return known[key]
 
-    def _look(self, model: Any, recipe: Recipe, *args: Any, **options: Any) -> FirstPass | None:
+    def store(self) -> Any:
+        """That of all trials."""
+        return self._shared.store
+
+    def first_pass(self, model: Any, recipe: Recipe, *args: Any, **options: Any) -> FirstPass | None:
+        """That of all trials, where it has what this recipe compares."""
         from greffon.training.pooling import compared_pools
 
         first = self._shared.first
@@ -115,41 +125,41 @@ class SearchJob(Job):
             return look_first(model, recipe, *args, **options)
         if recipe.near_copies == "ignore" and len(pools) == 1:
             return None
-        return FirstPass(first.planned, {pool: first.features[pool] for pool in pools}, first.near)
+        return FirstPass(self._lent(first.planned), {pool: first.features[pool] for pool in pools}, first.near)
 
-    def _store(self) -> Any:
-        return self._shared.store
+    def _lent(self, planned: Planned) -> Planned:
+        """The pass over the pictures for a trial to go on from, which takes activations away and adds its work."""
+        lent = copy.copy(planned)
+        lent.work, lent.parts = replace(planned.work), list(self._shared.parts)
+        return lent
 
-    def _begins_anew(self, catalog: Catalog) -> None:
+    def went_bad(self, catalog: Catalog) -> None:
+        """Trials before this one had those pictures."""
         raise DataError("pictures that could be read when the study began cannot be read any more: see greffon check")
 
-    def _finish(  # type: ignore[override]
-        self, out: Path, overwrite: bool, model: Any, catalog: Catalog, resize: Any, results: Sequence[Any],
-        probabilities: Array, stages: Any, *rest: Any,
-    ) -> None:  # fmt: skip
+    def result(self, job: Job[Any], ready: Ready) -> Outcome:
+        """Run the stages; what came out."""
+        results, answers = ready.stages.run()
+        loss, accuracy = self._measured(job, ready, answers)
+        chosen = job.chosen.get("pool")
+        pool = chosen["chosen"] if isinstance(chosen, dict) else job.recipe.head.pool
+        seconds, first = time.perf_counter() - job.began, self._shared.first
+        trunk = ready.stages.work.seconds - (first.planned.work.seconds if first else 0.0)
+        return Outcome(loss, accuracy, seconds, max(trunk, 0.0), tuple(map(_took, results)), pool)
+
+    def _measured(self, job: Job[Any], ready: Ready, answers: Array) -> tuple[float, float]:
+        """Loss and accuracy on the validation pictures."""
         from greffon.training.solved import mean_loss, picture_losses
 
-        targets = catalog.targets(catalog.side("val"))
-        several = self.recipe.head.output == "sigmoid"
-        loss = mean_loss(picture_losses(probabilities, targets, several_labels=several))
-        right = ((probabilities >= 0.5) == (targets >= 0.5)).all(1) if several else None
-        accuracy = right if right is not None else probabilities.argmax(1) == targets.argmax(1)
-        chosen = self._chosen.get("pool")
-        pool = chosen["chosen"] if isinstance(chosen, dict) else self.recipe.head.pool
-        took = tuple(
-            StageTook(
-                depth_of(result.stage),
-                len(result.history) + _TRIED * len(result.more.get("tried_learning_rates", ())),
-                result.seconds,
-            )
-            for result in results
-        )
-        seconds = time.perf_counter() - self._began
-        trunk = stages.work.seconds - (self._shared.first.planned.work.seconds if self._shared.first else 0.0)
-        self.outcome = Outcome(loss, float(accuracy.mean()), seconds, max(trunk, 0.0), took, pool)
+        targets, several = ready.catalog.targets(ready.catalog.side("val")), job.several_labels
+        loss = mean_loss(picture_losses(answers, targets, several_labels=several))
+        right = ((answers >= 0.5) == (targets >= 0.5)).all(1) if several else answers.argmax(1) == targets.argmax(1)
+        return loss, float(right.mean())
 
 
-_TRIED = 2  # epochs for each learning rate that is tried
+def _took(result: StageResult) -> StageTook:
+    tried = TRIED_EPOCHS * len(result.more.get("tried_learning_rates", ()))
+    return StageTook(depth_of(result.stage), len(result.history) + tried, result.seconds)
 
 
 def depth_of(stage: Stage) -> str:
@@ -166,16 +176,14 @@ def run_trial(recipe: Recipe, shared: Shared, reporter: Reporter) -> Outcome:
         GreffonError: as `greffon.train` does.
     """
     import gc
-    from pathlib import Path
 
-    job = SearchJob(recipe, shared, reporter)
     try:
-        job.run(shared.catalog, Path(), overwrite=False)
+        outcome = Job(recipe, shared.start, reporter, Trial(shared)).run(shared.catalog)
     finally:
         gc.collect()  # the model of the last trial, whose layers know one another
-    if job.outcome is None or not math.isfinite(job.outcome.loss):
+    if not math.isfinite(outcome.loss):
         raise ArithmeticError("the validation loss is not a number")
-    return job.outcome
+    return outcome
 
 
 class TrialReporter(Reporter):

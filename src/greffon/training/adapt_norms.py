@@ -1,9 +1,8 @@
 """The backbone's BatchNormalization with statistics of the user's pictures, before anything is trained on them.
 
 AdaBN (Li et al. 2017, "Revisiting Batch Normalization For Practical Domain Adaptation"): mean and variance come from
-the new pictures, all weights stay. Each normalisation sees what those before it make of a batch with that batch's own
-statistics; over the batches, means are averaged, and variances with the spread of the means added. That is one pass, in
-Keras itself and in nobody's store; trunks are computed afterwards, with the new statistics, under keys of their own.
+the new pictures, all weights stay. That is one pass, in Keras itself and in nobody's store; trunks are computed
+afterwards, with the new statistics, under keys of their own.
 """
 
 from __future__ import annotations
@@ -16,16 +15,12 @@ import numpy as np
 from greffon.backbone.freeze import freeze, set_trainable_state, trainable_state
 from greffon.backbone.parts import batch_norms, split_parts
 from greffon.errors import InputError
+from greffon.training.norm_statistics import measure_norms, some_rows
 
 if TYPE_CHECKING:
     from greffon.training.samples import Samples
 
     Array = np.ndarray[Any, Any]
-
-MOST = 1024
-"""Pictures that are looked at: more of them change the statistics by less than chance does."""
-
-_BATCH = 64
 
 
 def adapt_norms(model: keras.Model, samples: Samples, *, seed: int) -> int:
@@ -33,7 +28,7 @@ def adapt_norms(model: keras.Model, samples: Samples, *, seed: int) -> int:
 
     Args:
         model: grafted; its trainable flags are as before afterwards.
-        samples: at most `MOST` of its pictures to learn from are looked at, as they are (view 0).
+        samples: at most 1,024 of its pictures to learn from are looked at, as they are (view 0).
         seed: which ones, and in what batches.
 
     Returns:
@@ -46,35 +41,20 @@ def adapt_norms(model: keras.Model, samples: Samples, *, seed: int) -> int:
     norms = [norm for layer in parts.backbone for norm in batch_norms(layer)]
     if not norms:
         raise InputError("norm_statistics 'adapted': this backbone has no BatchNormalization; leave it at 'pretrained'")
-    rows = np.random.default_rng(seed).permutation(samples.train)[:MOST]
-    batches = np.array_split(rows, -(-len(rows) // _BATCH))
+    rows = some_rows(samples.train, seed=seed)
     backbone = keras.Model(model.inputs, parts.backbone[-1].output)
-    before, momenta = trainable_state(model), [norm.momentum for norm in norms]
+
+    def forward(batch: Array) -> None:
+        pixels = samples.load(batch)[0].astype(np.float32)
+        backbone(keras.ops.convert_to_tensor(pixels), training=True)
+
+    before = trainable_state(model)
     try:
         freeze(model, "all", batch_norm="train")
-        for norm in norms:
-            norm.momentum = 0.0  # what is stored after a batch is the batch's own
-        seen = [_of_batch(backbone, norms, samples.load(batch)[0]) for batch in batches]
+        found = measure_norms(norms, rows, forward)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
         set_trainable_state(model, before)
-    shares = np.array([len(batch) for batch in batches]) / len(rows)
-    for norm, batches_of_norm in zip(norms, zip(*seen, strict=True), strict=True):
-        means, variances = (np.array(values, np.float64) for values in zip(*batches_of_norm, strict=True))
-        mean = shares @ means
-        norm.moving_mean.assign(mean.astype(np.float32))
-        norm.moving_variance.assign((shares @ (variances + (means - mean) ** 2)).astype(np.float32))
+    for norm, (mean, variance) in zip(norms, found, strict=True):
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(variance)
     return len(rows)
-
-
-def _of_batch(backbone: keras.Model, norms: list[Any], pixels: Array) -> list[tuple[Array, Array]]:
-    """Mean and variance that each normalisation sees of a batch."""
-    backbone(keras.ops.convert_to_tensor(pixels.astype(np.float32)), training=True)
-    return [
-        (
-            np.array(keras.ops.convert_to_numpy(norm.moving_mean)),
-            np.array(keras.ops.convert_to_numpy(norm.moving_variance)),
-        )
-        for norm in norms
-    ]

@@ -99,8 +99,12 @@ class Partial:
         try:
             job = json.loads((place / "job.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            done = " The run is there and complete." if (out / "manifest.json").is_file() else ""
-            raise InputError(f"there is no interrupted training of {out}: {place} is missing.{done}") from None
+            if (out / "manifest.json").is_file():
+                raise InputError(
+                    f"the training of {out} has ended and its run is whole: there is nothing to go on with. To train "
+                    f"it again: greffon train --reproduce {out}"
+                ) from None
+            raise InputError(f"there is no interrupted training of {out}: {place} is missing") from None
         if job.get("version") != VERSION:
             raise InputError(f"{place} was left by another version of Greffon; train again with --overwrite")
         partial = cls(place, job, every=float(job.get("every", EVERY)))

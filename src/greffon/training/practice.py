@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from greffon.recipe import Stage
+    from greffon.training.norm_statistics import MovingStatistics
 
     Array = np.ndarray[Any, Any]
 
@@ -23,26 +24,40 @@ class Averaging(keras.callbacks.Callback):
 
     The optimizer keeps the mean; see `greffon.training.optimizers`. From the beginning of a validation to the end of
     the epoch the model holds it, so that callbacks in front of this one see it; those behind see the weights again.
+
+    Args:
+        statistics: of the BatchNormalization that the stage moves; they are taken anew for the mean each time, and are
+            those of the weights again while it trains. None: it moves none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, statistics: MovingStatistics | None = None) -> None:
         super().__init__()
+        self._statistics = statistics
         self._inside = False
+        self._of_weights: list[Array] = []
 
     def on_test_begin(self, logs: Any = None) -> None:
         """The mean takes the place of the weights."""
-        self.model.optimizer.swap()
+        self._take_mean()
         self._inside = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Training goes on with the weights."""
         if self._inside:
             self.model.optimizer.swap()
+            if self._statistics is not None:
+                self._statistics.restore(self._of_weights)
             self._inside = False
 
     def on_train_end(self, logs: Any = None) -> None:
         """The mean is what the stage ends with."""
+        self._take_mean()
+
+    def _take_mean(self) -> None:
         self.model.optimizer.swap()
+        if self._statistics is not None:
+            self._of_weights = self._statistics.values()
+            self._statistics.renew()
 
 
 class Soup(keras.callbacks.Callback):
@@ -54,11 +69,14 @@ class Soup(keras.callbacks.Callback):
     Args:
         most: epochs to keep.
         variables: what the stage can move.
+        statistics: of the BatchNormalization that it moves; taken anew for each soup. None: it moves none.
     """
 
-    def __init__(self, most: int, variables: Sequence[Any]) -> None:
+    def __init__(
+        self, most: int, variables: Sequence[Any], statistics: MovingStatistics | None = None
+    ) -> None:  # fmt: skip
         super().__init__()
-        self._most, self._variables = most, list(variables)
+        self._most, self._variables, self._statistics = most, list(variables), statistics
         self._kept: list[tuple[float, int, list[Array]]] = []
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -95,28 +113,37 @@ class Soup(keras.callbacks.Callback):
         alone = lowest = loss_of()
         for _, epoch, values in self._kept[1:]:
             more = [one + other for one, other in zip(total, values, strict=True)]
-            self._assign([value / (len(used) + 1) for value in more])
+            self._mix(more, len(used) + 1)
             loss = loss_of()
             if loss <= lowest:
                 total, lowest = more, loss
                 used.append(epoch)
-        self._assign([value / len(used) for value in total])
+        self._mix(total, len(used))
         return {"soup": {"epochs": used, "loss_of_best": round(alone, 6), "loss": round(lowest, 6)}}
+
+    def _mix(self, total: Sequence[Array], count: int) -> None:
+        """The mean of so many epochs; their own statistics where it is one."""
+        self._assign([value / count for value in total])
+        if self._statistics is not None and count > 1:
+            self._statistics.renew()
 
     def _assign(self, values: Sequence[Array]) -> None:
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
 
 
-def callbacks_of(stage: Stage, variables: Sequence[Any]) -> list[keras.callbacks.Callback]:
+def callbacks_of(
+    stage: Stage, variables: Sequence[Any], statistics: MovingStatistics | None = None
+) -> list[keras.callbacks.Callback]:  # fmt: skip
     """What looks on while a stage trains, behind its watch and in front of what writes checkpoints, in this order.
 
     Args:
         stage: its options.
         variables: what it can move.
+        statistics: of the BatchNormalization that it moves; None: it moves none.
     """
-    soup: list[keras.callbacks.Callback] = [Soup(stage.soup, variables)] if stage.soup else []
-    return [*soup, Averaging()] if stage.ema else soup
+    soup: list[keras.callbacks.Callback] = [Soup(stage.soup, variables, statistics)] if stage.soup else []
+    return [*soup, Averaging(statistics)] if stage.ema else soup
 
 
 def finish(callbacks: Sequence[Any], loss_of: Callable[[], float]) -> dict[str, Any]:

@@ -245,13 +245,22 @@ class _Count:
         return f"{_rate(self.done / took)}/s" if self.done and took > 0 else ""
 
     def state(self) -> str:
+        if self._is_uncounted:
+            return self.name
         parts = [self.amount(), self.speed()]
         if self.total is not None and self.done:
             left = (time.monotonic() - self.began) / self.done * max(self.total - self.done, 0)
             parts.append(f"{duration(left)} left")
         return f"{self.name}  {', '.join(part for part in parts if part)}"
 
+    @property
+    def _is_uncounted(self) -> bool:
+        """Whether nobody said how many there are, nor that any is done: work that is not counted."""
+        return self.total is None and not self.done
+
     def result(self) -> str:
+        if self._is_uncounted:
+            return f"{self.name}  {duration(time.monotonic() - self.began)}"
         amount = self.amount() if self.total not in (None, self.done) else f"{self.done:,} {self.unit}"
         speed = self.speed()
         return f"{self.name}  {amount} in {duration(time.monotonic() - self.began)}{f', {speed}' if speed else ''}"

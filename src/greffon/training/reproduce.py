@@ -12,10 +12,12 @@ import numpy as np
 from greffon.bundle.read import read_bundle
 from greffon.bundle.write import check_out, versions, weights_digest
 from greffon.errors import DataError, InputError
+from greffon.pictures.split import read_split
 from greffon.training.job import Job
 from greffon.training.kept_pictures import catalog_of_run, check_same_files
 from greffon.training.progress import ConsoleReporter, Reporter
 from greffon.training.start import find_start
+from greffon.training.whole_run import WholeRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,10 +140,13 @@ def reproduce(run: str | Path, *, out: str | Path | None = None, reporter: Repor
     other = _other_versions(record)
     for name, (then, now) in other.items():
         reporter.warn(f"{name} was {then} and is {now}: the numbers may differ in their last digits")
-    job = Job(recipe, start, _Apart(reporter), bundle.file("split.parquet"), choices=record.get("choices"))
-    job.asked = {name: record.get("training", {}).get(name) for name in ("data", "columns")}
-    with tempfile.TemporaryDirectory(prefix="greffon-") as temporary, job.may_be_interrupted(Path(temporary)):
-        again = job.run(job.prepared(catalog), place or Path(temporary) / "run", overwrite=False)
+    asked = {name: record.get("training", {}).get(name) for name in ("data", "columns")}
+    sides = read_split(bundle.file("split.parquet"))
+    with tempfile.TemporaryDirectory(prefix="greffon-") as temporary:
+        purpose = WholeRun(place or Path(temporary) / "run", asked=asked)
+        job = Job(recipe, start, _Apart(reporter), purpose, sides=sides, choices=record.get("choices"))
+        with job.may_be_interrupted(Path(temporary)):
+            again = job.run(job.prepared(catalog))
         found = compare(bundle, read_bundle(again.path), other, path=again.path if place else None)
     reporter.summary(found)
     return found

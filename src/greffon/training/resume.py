@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from greffon.bundle.write import check_out, is_run
 from greffon.errors import InputError
+from greffon.pictures.quarantine import load_manifest
+from greffon.pictures.split import read_split
 from greffon.recipe import Recipe
-from greffon.training.job import Job, Run
+from greffon.training.job import Job
 from greffon.training.kept_pictures import (
     check_same_data,
     check_same_files,
@@ -16,7 +18,9 @@ from greffon.training.kept_pictures import (
 )
 from greffon.training.partial import Partial
 from greffon.training.progress import ConsoleReporter, Reporter
+from greffon.training.run import Run
 from greffon.training.start import find_start
+from greffon.training.whole_run import WholeRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,8 +80,10 @@ def _go_on(partial: Partial, given: Recipe | None, reporter: Reporter) -> Run:
     recipe = _recipe(asked, given)
     overwrite = bool(asked["overwrite"])
     place = check_out(out, overwrite=overwrite)
-    job = Job(recipe, find_start(recipe.weights), reporter, partial.frame("split") or asked["split"], partial=partial)
-    job.asked = asked
+    written = partial.frame("split") or asked["split"]
+    sides = None if written is None else read_split(written)
+    purpose = WholeRun(place, asked=asked, overwrite=overwrite)
+    job = Job(recipe, find_start(recipe.weights), reporter, purpose, sides=sides, partial=partial)
     kept = recall_catalog(partial)
     if kept is not None:
         # Before anything is touched: whoever puts the pictures back can go on.
@@ -86,11 +92,11 @@ def _go_on(partial: Partial, given: Recipe | None, reporter: Reporter) -> Run:
     partial.write_json("job", asked)
     with job.may_be_interrupted(place):
         if kept is None:
-            return job.run(_read(job, asked), place, overwrite=overwrite)
+            return job.run(_read(job, asked))
         _, catalog, notes = kept
         for note in notes:
             job.note(note)
-        return job.run(job.prepared(catalog), place, overwrite=overwrite)
+        return job.run(job.prepared(catalog))
 
 
 def _recipe(asked: dict[str, Any], given: Recipe | None) -> Recipe:
@@ -107,14 +113,15 @@ def _recipe(asked: dict[str, Any], given: Recipe | None) -> Recipe:
     return given
 
 
-def _read(job: Job, asked: dict[str, Any]) -> Catalog:
+def _read(job: Job[Run], asked: dict[str, Any]) -> Catalog:
     """The training was interrupted before it had read all pictures."""
     if asked["data"] is None:
         raise InputError(
             "the training was interrupted before it had read its data, which was an object in Python: call "
             "greffon.train again"
         )
-    return job.read(asked["data"], columns_from_json(asked["columns"]), asked["manifest"])
+    findings = None if asked["manifest"] is None else load_manifest(asked["manifest"])
+    return job.read(asked["data"], columns_from_json(asked["columns"]), findings)
 
 
 def _check_pictures(found: Catalog, asked: dict[str, Any], reporter: Reporter) -> None:

@@ -53,7 +53,7 @@ class StageWatch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Note the epoch down; keep its weights if it is the best one; stop when none was better for too long."""
-        values = {name: float(value) for name, value in (logs or {}).items()}
+        values = in_order({name: float(value) for name, value in (logs or {}).items()})
         number = epoch + 1
         rate = rate_of_epoch(self.model.optimizer, epoch)
         self.rows.append({"stage": self.stage.name, "epoch": number, "learning_rate": rate, **values})
@@ -112,6 +112,21 @@ def tell_again(rows: Sequence[Mapping[str, Any]], stage: Stage, reporter: Report
         better, lowest = logs["val_loss"] < lowest, min(lowest, logs["val_loss"])
         epochs = stage.epochs if row["learning_rate"] is not None else 1
         reporter.epoch(stage.name, row["epoch"], epochs, logs, better)
+
+
+def in_order(logs: Mapping[str, float]) -> dict[str, float]:
+    """Losses and metrics as they are shown, whichever order they came in: of the pictures to learn from, then held out.
+
+    Example:
+        >>> from greffon.training.watch import in_order
+        >>> list(in_order({"accuracy": 0.9, "loss": 0.1, "val_accuracy": 0.8, "val_loss": 0.2}))
+        ['loss', 'accuracy', 'val_loss', 'val_accuracy']
+    """
+
+    def place(name: str) -> tuple[bool, bool]:
+        return name.startswith("val_"), name.removeprefix("val_") != "loss"
+
+    return {name: logs[name] for name in sorted(logs, key=place)}
 
 
 def _value(variable: Any) -> np.ndarray[Any, Any]:
