@@ -28,14 +28,16 @@ test: $(VENV)/.ready
 ## Everything: full counts, full-size networks, and the tests again on the lowest versions of the dependencies.
 test-all: $(VENV)/.ready $(LOWEST)/.ready
 	$(BIN)/python -m pip install --quiet jax "torch==2.13.0" || echo "JAX or PyTorch could not be installed: their tests will skip"
+	$(BIN)/python -m pip install --quiet --editable ".[test-all]" || echo "Playwright and Schemathesis could not be installed: their tests will skip"
 	$(BIN)/python -m pytest $(PARALLEL)
 	$(LOWEST_BIN)/python -m pytest -m "not large" $(PARALLEL)
 
-## Formatting, lint and types.
+## Formatting, lint and types; of the container file too, where its linter is there (on Linux).
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
+	test ! -x $(BIN)/hadolint || $(BIN)/hadolint deploy/Containerfile
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

@@ -86,7 +86,8 @@ def test_what_is_no_http_or_ends_early(start, tmp_path, count):
     assert not [line for line in service.lines() if line["level"] == "error"]
 
 
-def test_schemathesis_finds_no_error_of_the_server(made):
+@pytest.mark.parametrize(("examples", "least"), [(8, 50), pytest.param(1_500, 10_000, marks=pytest.mark.large)])
+def test_schemathesis_finds_no_error_of_the_server(made, examples, least):
     """Requests made from the service's own description."""
     schemathesis = pytest.importorskip("schemathesis")
     hypothesis = pytest.importorskip("hypothesis")
@@ -96,7 +97,7 @@ def test_schemathesis_finds_no_error_of_the_server(made):
     for operation in schema.get_all_operations():
 
         @hypothesis.settings(
-            max_examples=8,
+            max_examples=examples,
             deadline=None,
             derandomize=True,
             database=None,
@@ -110,4 +111,4 @@ def test_schemathesis_finds_no_error_of_the_server(made):
             asked += 1
 
         check_operation()
-    assert asked > 50
+    assert asked > least

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 from made_up_service import picture, write_run
 
-CHROMIUM = os.environ.get("GREFFON_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = os.environ.get("GREFFON_CHROMIUM") or next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 DROP = """([text, name, kind]) => {
   const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   const data = new DataTransfer();
@@ -22,14 +24,30 @@ DROP = """([text, name, kind]) => {
 }"""
 
 
+def absent(what):
+    """Skip; with GREFFON_REQUIRE_BROWSER, which .ci/run sets where it could install a browser, fail."""
+    if os.environ.get("GREFFON_REQUIRE_BROWSER"):
+        pytest.fail(f"GREFFON_REQUIRE_BROWSER is set, and it {what}")
+    pytest.skip(what)
+
+
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        absent("needs Playwright (pip install 'greffon[test-all]')")
     if CHROMIUM is None:
-        pytest.skip("needs Chromium; its path may be given in GREFFON_CHROMIUM")
-    with playwright.sync_playwright() as tools:
+        absent("needs Chromium (apt install chromium); its path may be given in GREFFON_CHROMIUM")
+    with sync_playwright() as tools:
         browser = tools.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--use-fake-device-for-media-stream"]
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--disable-background-networking",
+                "--use-fake-device-for-media-stream",
+            ],
         )
         yield browser
         browser.close()
