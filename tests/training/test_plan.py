@@ -267,12 +267,50 @@ def test_a_solved_head_has_no_epochs_and_is_solved_for_every_pooling():
     head = dataclasses.replace(stage("head"), solved=True)
     work = Workload(80, 20, pools=("avg", "grid2"), copies=True)
     costs = estimate([head], work, measured(solve=SOLVED, copies=0.1, proof=0.5))
-    # The choice solves both, the stage takes the larger, the baseline the average; 20 x 0.001 are its answers.
-    assert costs.parts["solve"] == pytest.approx(2.0 + 3.0 + 3.0 + 2.0)
+    # The choice solves both; stage and baseline are one of these.
+    assert costs.parts["solve"] == pytest.approx(2.0 + 3.0)
     assert costs.parts["copies"] == pytest.approx(100 * 0.1)
     assert costs.parts["train"] == costs.parts["compile"] == 0.0
     assert costs.parts["end"] == pytest.approx(1.5 + 2 * 0.5)
     assert costs.disk == 100 * (1000 + 2 * 2000)  # the head's own features are the averages
+
+
+def test_no_head_is_solved_twice():
+    def seconds(solved, **work):
+        facts = [dataclasses.replace(stage("head"), solved=solved)]
+        return estimate(facts, Workload(80, 20, **work), measured(solve=SOLVED)).parts["solve"]
+
+    assert seconds(True, copies=True) == pytest.approx(2.0)  # the stage's is the baseline, too
+    assert seconds(False, copies=True) == pytest.approx(2.0)
+    assert seconds(True, copies=True, views=2) == pytest.approx(2.0 * 4 + 2.0)
+    assert seconds(True, copies=True, views=2, pools=("avg", "grid2")) == pytest.approx(2.0 + 3.0 + 3.0 * 4)
+
+
+def test_repeated_folds_are_counted_where_they_are_taken():
+    times = measured(solve={"avg": SolveTimes(80, 500, 2.0, 5.0), "blocks2": SolveTimes(80, 30_000, 3.0, 7.0)})
+    head = dataclasses.replace(stage("head"), solved=True)
+    pools = ("avg", "blocks2")
+    before = estimate([head], Workload(80, 20, pools=pools), times).parts["solve"]
+    after = estimate([head], Workload(80, 20, pools=pools, folds=True), times).parts["solve"]
+    assert after - before == pytest.approx(7.0 * (100 / 80) ** 2)
+
+
+def test_a_gradual_stage_counts_as_the_stages_that_it_becomes():
+    import greffon
+    from greffon.backbone.resnet import resnet
+    from greffon.training.segments import Anatomy
+
+    model = greffon.graft(resnet((1, 1, 1, 2), input_shape=(32, 32, 3)), 4, preprocessing="caffe")
+    gradual = Stage(name="deep", unfreeze="conv5", gradual="block", learning_rate="auto", epochs=8)
+    facts = Anatomy.of(model).facts(Recipe(stages=(gradual,)))
+    assert [it.name for it in facts] == ["deep-head", "deep-conv5_block2", "deep"]
+    assert [(it.epochs, it.tried_epochs, it.carried) for it in facts] == [(8, 6, False), (8, 6, True), (8, 6, True)]
+    assert [it.tail["last-block"] for it in facts] == [0.0, 1.0, 1.0]
+    assert [it.tail["conv5"] for it in facts] == [0.0, 0.0, 1.0]
+    assert not any(it.late for it in facts)
+    carried = dataclasses.replace(stage("head"), carried=True)
+    plain, more = (estimate([it], Workload(80, 20), measured()).parts["train"] for it in (stage("head"), carried))
+    assert more - plain == pytest.approx(20 * 0.001)
 
 
 def test_solving_grows_with_pictures_and_coordinates():

@@ -41,16 +41,30 @@ class SegmentTimes:
 
 @dataclass(frozen=True)
 class SolveTimes:
-    """What solving a linear head costs: seconds for so many pictures of so many features."""
+    """What solving a linear head costs: seconds for so many pictures of so many features.
+
+    Attributes:
+        pictures: how many.
+        features: of each.
+        seconds: of one head, its penalty searched.
+        folds: of repeated folds; 0 where none are taken.
+    """
 
     pictures: int
     features: int
     seconds: float
+    folds: float = 0.0
 
     def of(self, pictures: int) -> float:
         """Seconds for another number of pictures: a step of the solver costs pictures times coordinates."""
-        work = pictures * min(pictures, self.features)
-        return self.seconds * work / max(1, self.pictures * min(self.pictures, self.features))
+        return self.seconds * self._times(pictures)
+
+    def folds_of(self, pictures: int) -> float:
+        """Seconds of repeated folds of so many pictures."""
+        return self.folds * self._times(pictures)
+
+    def _times(self, pictures: int) -> float:
+        return pictures * min(pictures, self.features) / max(1, self.pictures * min(self.pictures, self.features))
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,7 @@ class StageFacts:
         tried_epochs: epochs in which a learning rate is looked for.
         tried_steps: steps beyond those, likewise.
         judged: whether it is taken back where it does not help, for which it answers before and after.
+        carried: whether what it begins with counts, too, for which it answers before.
     """
 
     name: str
@@ -140,6 +155,7 @@ class StageFacts:
     tried_epochs: int = 0
     tried_steps: int = 0
     judged: bool = False
+    carried: bool = False
 
 
 def _always(size: int) -> bool:
@@ -158,6 +174,7 @@ class Workload:
         fits: whether memory can hold so many bytes of activations.
         pools: ways to pool among which cross-validation chooses.
         copies: whether near-copies are looked for.
+        folds: whether repeated folds are taken in the end: there is no test/, and the pictures are few enough.
     """
 
     train: int
@@ -167,6 +184,7 @@ class Workload:
     fits: Callable[[int], bool] = _always
     pools: tuple[str, ...] = ("avg",)
     copies: bool = False
+    folds: bool = False
 
     @property
     def looks_first(self) -> bool:
@@ -274,13 +292,21 @@ def _look(stages: Sequence[StageFacts], work: Workload, times: Measured) -> Stag
 
 
 def _solving(stages: Sequence[StageFacts], work: Workload, times: Measured) -> float:
-    """Heads that are solved: one for each pooling to choose from, one for a stage, one to set beside the result."""
-    rows = work.train * work.views
+    """Heads that are solved: one for each pooling to choose from, one for a stage, one to set beside the result; folds.
+
+    Each problem is solved once, and which pooling will be chosen is not known: the dearest is taken.
+    """
     known = {pool: times.solve[pool] for pool in work.pools if pool in times.solve}
-    chosen = sum(each.of(work.train) for each in known.values()) if len(work.pools) > 1 else 0.0
-    stage = max((each.of(rows) for each in known.values()), default=0.0) * sum(stage.solved for stage in stages)
-    beside = times.solve["avg"].of(work.train) if work.copies and "avg" in times.solve else 0.0
-    return chosen + stage + beside
+    compared, solved = len(work.pools) > 1, sum(stage.solved for stage in stages)
+    chosen = sum(each.of(work.train) for each in known.values()) if compared else 0.0
+    new = 0 if compared and work.views == 1 else solved  # of a stage on the pictures that the pooling was chosen by
+    stage = new * max((each.of(work.train * work.views) for each in known.values()), default=0.0)
+    beside = 0.0
+    if work.copies and not compared and not (solved and work.views == 1) and "avg" in times.solve:
+        beside = times.solve["avg"].of(work.train)
+    folded = work.folds and work.looks_first
+    folds = max((each.folds_of(work.pictures) for each in known.values()), default=0.0) if folded else 0.0
+    return chosen + stage + beside + folds
 
 
 def _proofs(stages: Sequence[StageFacts]) -> int:
@@ -329,7 +355,7 @@ def _training(stage: StageFacts, work: Workload, times: Measured) -> float:
     if not _is_held(stage, work):  # then every epoch reads again, beside the steps
         read = (stage.activation_bytes / times.read) if stage.has_trunk else times.decode
         train, validation = max(train, read), max(validation, read)
-    answers = 3 if stage.judged else 1  # at the end; before and after, too
+    answers = 3 if stage.judged else 1 + stage.carried  # at the end; before and after, too
     epochs = (stage.epochs + stage.tried_epochs) * (work.train * train + work.validation * validation)
     return epochs + stage.tried_steps * stage.batch_size * train + answers * work.validation * validation
 

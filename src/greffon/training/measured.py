@@ -40,7 +40,7 @@ SAMPLE = 32
 
 def measure(
     anatomy: Anatomy, recipe: Recipe, files: Sequence[Path], *, rule: ResizeRule, pictures: tuple[int, int],
-    seconds: float, start: float,
+    seconds: float, start: float, with_folds: bool = False,
 ) -> Measured:  # fmt: skip
     """Measure the parts, the most telling ones first; what there is no time for is scaled from its neighbour.
 
@@ -52,12 +52,12 @@ def measure(
         pictures: how many there are to learn from and held out; an epoch of the head is measured with as many.
         seconds: to spend; the last measurement may take a little longer.
         start: seconds that the model took.
+        with_folds: whether repeated folds will be taken.
 
     Raises:
         DataError: none of the pictures can be read.
     """
     clock = Clock(seconds)
-    train, _ = pictures
     memory = psutil.Process().memory_info().rss
     decode, scan, x = _pictures(files, recipe.image_size, rule, clock)
     engines = _Engines(anatomy, recipe.stages[-1], x, clock)
@@ -67,7 +67,7 @@ def measure(
     steps.measure("last-block")
     write, read = _store_speeds()
     proof, end = _end(anatomy.model)
-    solving = measure_solving(anatomy.model, recipe, engines.features, train, clock)
+    solving = measure_solving(anatomy.model, recipe, engines.features, pictures, clock, with_folds=with_folds)
     copies = measure_copies(files, engines.features, clock) if recipe.near_copies == "together" else 0.0
     int8 = engines.int8()
     engines.measure("conv5")

@@ -10,6 +10,7 @@ import numpy as np
 from greffon.backbone.blocks import EACH_BLOCK, block_maps
 from greffon.backbone.parts import split_parts
 from greffon.errors import DataError
+from greffon.evaluation.folds import REPEATS, folds
 from greffon.evaluation.probe import solve
 from greffon.pictures.decode import decode
 from greffon.pictures.near import THUMBNAIL, near_duplicates
@@ -32,28 +33,38 @@ _MOST = 600
 
 
 def measure_solving(
-    model: keras.Model, recipe: Recipe, features: Array, train: int, clock: Clock
-) -> dict[str, SolveTimes]:
+    model: keras.Model, recipe: Recipe, features: Array, pictures: tuple[int, int], clock: Clock, *,
+    with_folds: bool = False,
+) -> dict[str, SolveTimes]:  # fmt: skip
     """Solve a head on made-up pictures of the network's own features, once for each pooling.
 
     Args:
         model: grafted.
         recipe: of the training.
         features: of a few pictures, float32 (rows, d).
-        train: pictures to learn from.
+        pictures: how many there are to learn from and held out.
         clock: what it does not allow is scaled from the first.
+        with_folds: whether repeated folds will be taken, too.
     """
-    classes = int(model.output_shape[-1])
-    pictures = min(max(train, 2 * classes), _MOST)
+    classes, several = int(model.output_shape[-1]), recipe.head.output == "sigmoid"
+    count = min(max(pictures[0], 2 * classes), _MOST)
     found: dict[str, SolveTimes] = {}
-    for pool in compared_pools(model, recipe, train):
-        count = _width(pool, model)
+    for pool in compared_pools(model, recipe, sum(pictures)):
+        width = _width(pool, model)
         first = next(iter(found.values()), None)
         if first is None or clock.allows(2 * first.seconds):
-            seconds = _seconds_of_solving(features, (pictures, count, classes), several=recipe.head.output == "sigmoid")
+            values, targets = _made_up(features, (count, width, classes))
+            start = time.perf_counter()
+            solve(values, targets, several_labels=several)
+            seconds, folded = time.perf_counter() - start, 0.0
+            if with_folds and (first is None or clock.allows(2 * seconds)):
+                folded = _seconds_of_folds(values, targets, several=several)
+            elif with_folds and first is not None:
+                folded = first.folds * seconds / max(1e-9, first.seconds)
         else:
-            seconds = first.seconds * min(pictures, count) / min(pictures, first.features)
-        found[pool] = SolveTimes(pictures, count, seconds)
+            larger = min(count, width) / min(count, first.features)
+            seconds, folded = first.seconds * larger, first.folds * larger
+        found[pool] = SolveTimes(count, width, seconds, folded)
     return found
 
 
@@ -69,17 +80,21 @@ def _width(pool: str, model: keras.Model) -> int:
     return channels * (int(kind[-1]) ** 2 if kind.startswith("grid") else 1)
 
 
-def _seconds_of_solving(features: Array, sizes: tuple[int, int, int], *, several: bool) -> float:
-    """Of pictures that lie about as far from their class's others as the pictures lie from one another."""
+def _made_up(features: Array, sizes: tuple[int, int, int]) -> tuple[Array, Array]:
+    """Pictures that lie about as far from their class's others as the pictures lie from one another; and targets."""
     pictures, count, classes = sizes
     random = np.random.default_rng(0)
     known = np.resize(features, (len(features), count)) if features.shape[1] != count else features
     labels = np.arange(pictures) % classes
     noise = random.normal(scale=known.std(axis=0) + 1e-6, size=(pictures, count))
-    values = (known[labels % len(known)] + noise).astype(np.float32)
-    start = time.perf_counter()
-    solve(values, np.eye(classes)[labels], several_labels=several)
-    return time.perf_counter() - start
+    return (known[labels % len(known)] + noise).astype(np.float32), np.eye(classes)[labels]
+
+
+def _seconds_of_folds(values: Array, targets: Array, *, several: bool) -> float:
+    """Of all repeats: of the first one, with what is made once, and of one that takes as long as the second."""
+    marks = [time.perf_counter()]
+    folds(values, targets, repeats=2, several_labels=several, advance=lambda _: marks.append(time.perf_counter()))
+    return marks[1] - marks[0] + (REPEATS - 1) * (marks[2] - marks[1])
 
 
 def measure_copies(files: Sequence[Path], features: Array, clock: Clock) -> float:

@@ -219,8 +219,9 @@ def plan(
     resize: ResizeRule = preprocessing.resize if recipe.resize == "auto" else recipe.resize
     counts = (folder.train, folder.held_out)
     times = measure(
-        anatomy, recipe, folder.sample(SAMPLE), rule=resize, pictures=counts, seconds=seconds, start=loading
-    )
+        anatomy, recipe, folder.sample(SAMPLE), rule=resize, pictures=counts, seconds=seconds, start=loading,
+        with_folds=folder.is_folded(),
+    )  # fmt: skip
     rows, left_out = _rows(anatomy, recipe, folder, times)
     choice, why = choose(rows, folder.train + folder.held_out, limit)
     pictures = {"train": folder.train, "val": folder.held_out}
@@ -301,6 +302,7 @@ class _Folder:
     files: list[Path]
     train: int
     held_out: int
+    has_test: bool = False
 
     @classmethod
     def read(cls, root: Path, recipe: Recipe) -> _Folder:
@@ -315,7 +317,14 @@ class _Folder:
         held_out = sum(entry.split == "val" for entry in entries)
         if not held_out:
             held_out = min(max(round(len(entries) * recipe.validation), len(names)), len(entries) - 1)
-        return cls(names, [entry.file for entry in entries], len(entries) - held_out, held_out)
+        has_test = any(entry.split == "test" and not entry.ignored for entry in layout.entries)
+        return cls(names, [entry.file for entry in entries], len(entries) - held_out, held_out, has_test)
+
+    def is_folded(self) -> bool:
+        """Whether a training takes repeated folds in the end."""
+        from greffon.training.first_pass import MOST_FOLDED
+
+        return not self.has_test and self.train + self.held_out <= MOST_FOLDED
 
     def sample(self, count: int) -> list[Path]:
         """Some of the files, from all over the folder."""
@@ -369,7 +378,7 @@ def _row(
 
     work = Workload(
         folder.train, folder.held_out, views, 3 * recipe.image_size**2, fits_memory,
-        pools=tuple(times.solve), copies=recipe.near_copies == "together",
+        pools=tuple(times.solve), copies=recipe.near_copies == "together", folds=folder.is_folded(),
     )  # fmt: skip
     costs = estimate(facts, work, times, int8=precision == "int8")
     return PlanRow(
