@@ -132,22 +132,41 @@ def choose_pool(
     rows, targets, groups = rows[some], targets[some], groups[some]
     weights = balanced_weights(targets) if recipe.class_weight == "balanced" else None
     several = recipe.head.output == "sigmoid"
-    losses = {}
+    losses: dict[Pool, float] = {}
+    best = None
     for pool, source in features.items():
-        probe = solver.solve(
+        found = solver.search(
             source, rows, targets, several_labels=several, groups=groups, weights=weights, seed=recipe.seed
         )
-        losses[pool] = probe.log_loss if np.isfinite(probe.log_loss) else np.inf
+        loss = found.log_loss if np.isfinite(found.log_loss) else np.inf
+        if pool == "avg":
+            found.probe()  # the baseline
+        # One at a time is held: a problem has the features of all pictures with it.
+        if best is None or loss < min(losses.values()):
+            best = found
+        losses[pool] = loss
+        del found
+    if best is not None:
+        best.probe()  # the stage asks for it again
     return min(losses, key=losses.__getitem__), {pool: round(float(loss), 4) for pool, loss in losses.items()}
 
 
 def _choose_channels(
     source: Activations, catalog: Catalog, together: Sequence[Sequence[str]], recipe: Recipe, solver: Solver
 ) -> HeadChoice:
+    head, width = recipe.head, width_of(source)
+    if head.kept_share == 1.0:
+        record: dict[str, Any] = {
+            "chosen": head.pool,
+            "kept_share": 1.0,
+            "channels": width,
+            "of": width,
+            "held_out_loss": {},
+        }
+        return HeadChoice(None, f"pooling {head.pool}: all {width:,} channels are kept", record)
     rows, targets, groups = _learned_from(catalog, together)
     some = solver.fitting(targets, width_of(source), recipe.seed)
     rows, targets, groups = rows[some], targets[some], groups[some]
-    head, width = recipe.head, width_of(source)
     found = select(
         features_of(source, rows),
         targets,
