@@ -41,6 +41,7 @@ PHASES = (
 )
 """What a training tells, in its order: bars, stages, epochs."""
 
+_LEFT_OUT = ("learning rate", "last-block", "last-block 1", "last-block 2", "last-block 3")  # of a small training
 CHECKPOINT = "checkpoint"  # its writing, whichever phase it is in
 _LONGEST = 0.6  # seconds after a phase began
 _LONGEST_SMALL = 0.05  # where all of it takes seconds
@@ -151,27 +152,33 @@ def _own_cache(folder: Path, name: str) -> None:
         shutil.copy2(known, _cache(folder, name))
 
 
-def recipe(*, small: bool) -> Any:
+def recipe() -> Any:
     """Few pictures, with everything that has a state."""
     from greffon.recipe import Head, Recipe, Stage
 
     return Recipe(
-        weights="none" if small else "thin",
+        weights="thin",
         image_size=64,  # a last feature map of 2x2: all poolings but one are compared
         views=2,
         head=Head(pool="auto", dropout=0.2),
         stages=(
             Stage(name="probe", optimizer="lbfgs"),
             Stage(
-                name="last-block", unfreeze="conv5" if small else "conv5_block3", learning_rate="auto", epochs=3,
-                batch_size=8, only_if_better=True,
+                name="last-block", unfreeze="conv5_block3", learning_rate="auto", epochs=3, batch_size=8,
+                only_if_better=True,
             ),
             Stage(
-                name="deeper", unfreeze="conv4" if small else "conv5_block2", batch_norm="train", learning_rate=1e-4,
-                epochs=2, batch_size=8, patience=None, ema=0.9,
+                name="deeper", unfreeze="conv5_block2", batch_norm="train", learning_rate=1e-4, epochs=2, batch_size=8,
+                patience=None, ema=0.9,
             ),
         ),
     )  # fmt: skip
+
+
+def small_recipe() -> Any:
+    """The same without its middle: what is looked for there takes most of the time of a small training."""
+    probe, _, deeper = recipe().stages
+    return recipe().replace(weights="none", image_size=32, stages=(probe, deeper.replace(unfreeze="conv5")))
 
 
 class Child:
@@ -243,7 +250,7 @@ def _child(out: Path, data: Path, pipe: int, log: Path, *, small: bool) -> None:
 
 
 def _train(out: Path, data: Path, tell: Any, *, small: bool) -> None:
-    from greffon.training import partial, purpose, tail, whole_run
+    from greffon.training import feeding, partial, purpose, tail, whole_run
     from greffon.training.progress import Reporter
     from greffon.training.resume import resume
     from greffon.training.train import train
@@ -268,11 +275,13 @@ def _train(out: Path, data: Path, tell: Any, *, small: bool) -> None:
     _before(partial, "save_state", lambda: tell(CHECKPOINT))
     if small:
         vars(purpose)["build_backbone"] = _small_backbone
+        vars(feeding)["xla_pays"] = lambda *_, **__: False  # trying takes longer than the training
     _before(whole_run, "write_bundle", lambda: tell("writing"))
     if (out.with_name(f"{out.name}.partial") / "job.json").exists():
         resume(out, reporter=Telling())
     elif not out.exists():
-        train(data, out=out, recipe=recipe(small=small), reporter=Telling(), checkpoint_every=0.0)
+        asked = small_recipe() if small else recipe()
+        train(data, out=out, recipe=asked, reporter=Telling(), checkpoint_every=0.0)
 
 
 def _before(module: Any, name: str, tell: Any) -> None:
@@ -298,8 +307,9 @@ def _moments(chance: random.Random, count: int, *, small: bool) -> list[tuple[in
     """Phases, by number, early ones first (-1: a checkpoint), and seconds after they began."""
     if not small:
         return sorted((chance.randrange(-1, len(PHASES)), chance.uniform(0, _LONGEST)) for _ in range(count))
-    ends = [len(PHASES) * part // count for part in range(count + 1)]
-    return [(chance.randrange(start, end), chance.uniform(0, _LONGEST_SMALL)) for start, end in pairwise(ends)]
+    phases = [number for number, name in enumerate(PHASES) if name not in _LEFT_OUT]
+    ends = [len(phases) * part // count for part in range(count + 1)]
+    return [(chance.choice(phases[start:end]), chance.uniform(0, _LONGEST_SMALL)) for start, end in pairwise(ends)]
 
 
 def import_everything() -> None:
