@@ -11,7 +11,7 @@ from PIL import Image
 import greffon
 from greffon.backbone.blocks import kept_channels
 from greffon.errors import InputError
-from greffon.evaluation.probe import solve
+from greffon.evaluation.probe import search, solve
 from greffon.training import pooling, solved, solver
 from greffon.training.progress import Reporter
 from greffon.training.solved import improvement, picture_losses
@@ -234,7 +234,7 @@ def test_a_run_with_other_channels_gives_no_head(blocks_run, pictures, tmp_path)
 
 def test_a_problem_is_solved_once(pictures, tmp_path, monkeypatch):
     solutions = []
-    monkeypatch.setattr(solver, "solve", lambda *args, **options: solutions.append(args) or solve(*args, **options))
+    monkeypatch.setattr(solver, "search", lambda *args, **options: solutions.append(args) or search(*args, **options))
     _train(pictures, tmp_path / "run", RECIPE.replace(head=greffon.Head(pool="auto")))
     assert len(solutions) == 2, "avg and grid2 are compared; stage and baseline have one of them each"
 

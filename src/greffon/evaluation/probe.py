@@ -15,7 +15,7 @@ import numpy as np
 from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, solving
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     Array = np.ndarray[Any, Any]
@@ -56,7 +56,36 @@ class Probe:
         return class_probabilities(self.logits(features), several_labels=self.several_labels)
 
 
-def solve(
+@dataclass(frozen=True)
+class Searched:
+    """A problem whose penalty is chosen, and which is not solved on all pictures yet: that takes a fifth of the time.
+
+    Attributes:
+        log_loss: mean over held-out pictures, in nats; NaN where there was no cross-validation.
+        probe: solves it.
+    """
+
+    log_loss: float
+    probe: Callable[[], Probe]
+
+
+def solve(features: Array, targets: Array, **options: Any) -> Probe:
+    """Solve a linear head; see `search` for the arguments.
+
+    Example:
+        >>> import numpy as np
+        >>> from greffon.evaluation.probe import solve
+        >>> random = np.random.default_rng(0)
+        >>> targets = np.eye(2)[np.arange(40) % 2]
+        >>> features = random.normal(size=(40, 3)) + 4 * targets[:, :1]
+        >>> probe = solve(features, targets)
+        >>> float((probe.probabilities(features).argmax(1) == targets.argmax(1)).mean()) > 0.9
+        True
+    """
+    return search(features, targets, **options).probe()
+
+
+def search(
     features: Array,
     targets: Array,
     *,
@@ -66,8 +95,8 @@ def solve(
     groups: Array | None = None,
     weights: Array | None = None,
     seed: int = 0,
-) -> Probe:
-    """Solve a linear head.
+) -> Searched:
+    """Choose the penalty of a linear head by cross-validation.
 
     Args:
         features: floating point (n, d), finite.
@@ -86,27 +115,31 @@ def solve(
 
     Example:
         >>> import numpy as np
-        >>> from greffon.evaluation.probe import solve
+        >>> from greffon.evaluation.probe import search
         >>> random = np.random.default_rng(0)
         >>> targets = np.eye(2)[np.arange(40) % 2]
-        >>> features = random.normal(size=(40, 3)) + 4 * targets[:, :1]
-        >>> probe = solve(features, targets)
-        >>> float((probe.probabilities(features).argmax(1) == targets.argmax(1)).mean()) > 0.9
+        >>> found = search(random.normal(size=(40, 3)) + 4 * targets[:, :1], targets)
+        >>> found.log_loss < np.log(2) and found.probe().strength > 0
         True
     """
     features, targets = checked_features(features, targets, several_labels=several_labels)
     basis, coordinates = Basis.of(features)
     weights = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=float)
     problem = Problem(coordinates.astype(np.float32), targets, weights, several_labels)
-    strengths = sorted(strengths)
+    strengths, count = sorted(strengths), len(features)
     loss, held_out, best = float("nan"), None, strengths[-1]
     splits = fold_rows(targets, folds, groups, seed, several_labels=several_labels)
-    with solving() as threads:
-        if splits:
+    if splits:
+        with solving() as threads:
             best, loss, held_out = _search(problem, strengths, splits, threads)
+
+    def probe() -> Probe:
         path = [strength for strength in strengths if strength <= best]
-        kernel, bias = list(problem.path(np.arange(len(features)), path))[-1]
-    return Probe(*basis.unproject(kernel, bias), best, loss, held_out, several_labels)
+        with solving():
+            kernel, bias = list(problem.path(np.arange(count), path))[-1]
+        return Probe(*basis.unproject(kernel, bias), best, loss, held_out, several_labels)
+
+    return Searched(loss, probe)
 
 
 def _search(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.evaluation.linear import sample
-from greffon.evaluation.probe import FOLDS, STRENGTHS, solve
+from greffon.evaluation.probe import FOLDS, STRENGTHS, Searched, search
 from greffon.evaluation.streamed import STREAMED_BYTES, solve_streamed
 
 if TYPE_CHECKING:
@@ -62,7 +62,25 @@ class Solver:
         seed: int = 0,
         strength: float | None = None,
     ) -> Probe:
-        """Solve a linear head, or give what the same problem gave before; see `greffon.evaluation.probe.solve`.
+        """Solve a linear head, or give what the same problem gave before; see `search` for the arguments."""
+        return self.search(
+            source, rows, targets, several_labels=several_labels, groups=groups, weights=weights, seed=seed,
+            strength=strength,
+        ).probe()  # fmt: skip
+
+    def search(
+        self,
+        source: Source,
+        rows: Array,
+        targets: Array,
+        *,
+        several_labels: bool = False,
+        groups: Array | None = None,
+        weights: Array | None = None,
+        seed: int = 0,
+        strength: float | None = None,
+    ) -> Searched:
+        """Choose the penalty of a linear head, see `greffon.evaluation.probe.search`; its `probe` is remembered.
 
         Args:
             source: gives pooled activations.
@@ -80,17 +98,27 @@ class Solver:
         features = None if streams else features_of(source, rows)
         spots = rows[np.unique(np.linspace(0, len(rows) - 1, _SPOTS).astype(int))]
         key = _digest(features_of(source, spots) if features is None else features, targets, rows.shape, options)
-        if key not in self._solved:
-            if features is None:
-                found = solve_streamed(lambda some: features_of(source, rows[some]), targets, **options)
-            else:
-                found = solve(features, targets, folds=FOLDS if strength is None else 1, **options)
-            self._solved[key] = found
-        return self._solved[key]
+        if key in self._solved:
+            return _known(self._solved[key])
+        if features is None:
+            self._solved[key] = solve_streamed(lambda some: features_of(source, rows[some]), targets, **options)
+            return _known(self._solved[key])
+        found = search(features, targets, folds=FOLDS if strength is None else 1, **options)
+
+        def probe() -> Probe:
+            if key not in self._solved:
+                self._solved[key] = found.probe()
+            return self._solved[key]
+
+        return Searched(found.log_loss, probe)
 
     def fitting(self, targets: Array, width: int, seed: int) -> Array:
         """Places of pictures whose features fit: all, or as large a share of every class."""
         return sample(targets, self.most_bytes // (4 * width), seed)
+
+
+def _known(probe: Probe) -> Searched:
+    return Searched(probe.log_loss, lambda: probe)
 
 
 def features_of(source: Source, rows: Array) -> Array:
