@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 
-_NOISY = ("python_multipart", "uvicorn.error")
+_NOISY = ("PIL", "python_multipart", "uvicorn.error")
 """They warn of what a client sends, which is refused anyway; an error of the application is logged by `guard`."""
 
 
