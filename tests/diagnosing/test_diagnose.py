@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -11,7 +13,14 @@ import pytest
 from planted import NAMES, SIDE, labels_of, render, rewritten, train
 
 import greffon
+from greffon.diagnosing.labelling import try_shifts
+from greffon.diagnosing.outputs import try_class_order
+from greffon.diagnosing.subject import Subject
 from greffon.errors import DataError, InputError
+from greffon.frozen.store import ActivationStore
+from greffon.training.progress import Reporter
+
+EXPERIMENTS = {"class order": try_class_order, "labels off by some rows": try_shifts}
 
 
 def first_of(run, cause, **options):
@@ -22,9 +31,37 @@ def first_of(run, cause, **options):
     return found.findings[0]
 
 
+@pytest.fixture(params=["alone", pytest.param("whole", marks=pytest.mark.large)])
+def found_of(request, loaded, healthy, tmp_path):
+    """The finding of a cause that is planted in the healthy run: of all experiments in the large run, else of its own.
+
+    That one looks at the run in memory, which takes a fraction of the time.
+    """
+
+    def alone(cause, *, class_names=None, split=None):
+        run = copy.copy(loaded)
+        run.bundle = replace(loaded.bundle, class_names=class_names or loaded.bundle.class_names)
+        if split is not None:
+            run.bundle.__dict__["split"] = split
+        options = {"columns": None, "most": 1000, "store": ActivationStore(), "progress": Reporter()}
+        found = EXPERIMENTS[cause](Subject(run, None, **options))
+        assert found.verdict == "found", found
+        return found
+
+    def whole(cause, **changes):
+        return first_of(rewritten(healthy, tmp_path / "run", **changes), cause)
+
+    return alone if request.param == "alone" else whole
+
+
 @pytest.fixture(scope="module")
-def diagnosed(healthy):
-    return greffon.diagnose(healthy)
+def loaded(healthy):
+    return greffon.load(healthy)
+
+
+@pytest.fixture(scope="module")
+def diagnosed(loaded):
+    return greffon.diagnose(loaded)
 
 
 def test_a_run_without_a_fault_has_none(diagnosed, healthy):
@@ -38,22 +75,18 @@ def test_a_run_without_a_fault_has_none(diagnosed, healthy):
 
 
 @pytest.mark.usefixtures("place")
-def test_outputs_in_another_order(healthy, tmp_path):
-    run = rewritten(healthy, tmp_path / "run", class_names=("frame", "wedge", "circle", "ladder"))
-    found = first_of(run, "class order")
+def test_outputs_in_another_order(found_of):
+    found = found_of("class order", class_names=("frame", "wedge", "circle", "ladder"))
     assert found.change.now < 0.1
     assert found.change.without > 0.9
     assert found.details["order"] == [2, 0, 3, 1]
 
 
 @pytest.mark.usefixtures("place")
-def test_moved_labels(healthy, tmp_path):
-    from greffon.bundle.read import read_bundle
-
-    rows = read_bundle(healthy).split.sample(fraction=1.0, shuffle=True, seed=0)
+def test_moved_labels(found_of, loaded):
+    rows = loaded.bundle.split.sample(fraction=1.0, shuffle=True, seed=0)
     labels = rows["label"].to_list()
-    moved = rows.with_columns(label=pl.Series(labels[1:] + labels[:1]))
-    found = first_of(rewritten(healthy, tmp_path / "run", split=moved), "labels off by some rows")
+    found = found_of("labels off by some rows", split=rows.with_columns(label=pl.Series(labels[1:] + labels[:1])))
     assert found.details["order"] == "moved by +1 row"
     assert found.change.gain > 0.5
 
@@ -67,6 +100,19 @@ def test_a_healthy_run_that_was_fine_tuned_has_none(easy, tmp_path):
     )
     found = greffon.diagnose(train(easy, tmp_path / "run", *stages))
     assert found.ok, str(found)
+
+
+@pytest.mark.large
+@pytest.mark.usefixtures("place")
+def test_a_run_by_the_default_recipe_whose_head_pools_all_blocks(easy, tmp_path, monkeypatch):
+    monkeypatch.setattr("greffon.training.pooling.choose_pool", lambda *_: ("blocks2", {"blocks2": 0.1}))
+    recipe = greffon.Recipe()
+    run = train(easy, tmp_path / "run", *recipe.stages, head=recipe.head)
+    found = greffon.diagnose(run)
+    assert found.ok, str(found)
+    [rate] = [it for it in found.findings if it.cause == "learning rate"]
+    assert rate.verdict == "not found", str(rate)
+    assert [it.cause for it in found.findings if it.verdict == "not tested"] == []
 
 
 @pytest.mark.large
@@ -116,10 +162,12 @@ def test_one_class_for_everything(healthy, tmp_path):
 
 @pytest.mark.large
 @pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("pool", ["avg", "blocks2"])
 @pytest.mark.parametrize(("rate", "unfreeze", "too"), [(1e-7, "none", "too low"), (0.1, "conv5_block3", "too high")])
-def test_learning_rate(easy, tmp_path, rate, unfreeze, too):
+def test_learning_rate(easy, tmp_path, rate, unfreeze, too, pool):
     stage = greffon.Stage(epochs=5, learning_rate=rate, unfreeze=unfreeze, keep_best=False)
-    found = first_of(train(easy, tmp_path / "run", stage), "learning rate")
+    head = greffon.Head(pool=pool, kept_share=0.25)
+    found = first_of(train(easy, tmp_path / "run", stage, head=head), "learning rate")
     assert found.details["too"] == too
     assert found.details["history"]["head"]
 
@@ -223,9 +271,6 @@ def test_stored_statistics_of_something_else(easy, tmp_path):
 
 @pytest.mark.usefixtures("place")
 def test_moved_pictures_are_found_by_content_and_gone_ones_are_told(healthy, easy, tmp_path):
-    from greffon.diagnosing.subject import Subject
-    from greffon.training.progress import Reporter
-
     run = shutil.copytree(healthy, tmp_path / "run")
     moved = shutil.copytree(easy, tmp_path / "moved")
     for file in sorted(moved.rglob("00*.png")):

@@ -13,6 +13,7 @@ from greffon.errors import GreffonError, InputError
 from greffon.frozen.cost import macs
 from greffon.training.samples import samples_of
 from greffon.training.solved import picture_losses
+from greffon.training.solver import Solver
 
 if TYPE_CHECKING:
     import keras
@@ -94,12 +95,15 @@ class _Experiment:
     """The run's training on the pictures that are looked at, from its start."""
 
     def __init__(self, subject: Subject, recipe: Recipe) -> None:
-        if recipe.head.pool == "blocks":
-            raise InputError("the channels that the head pools are chosen by the whole training")
         self._subject, self._recipe = subject, recipe
         stages = subject.bundle.record.get("stages")
         found = [one if isinstance(one, dict) else {} for one in stages] if isinstance(stages, list) else []
         self._chosen = {str(one.get("name")): one.get("chosen_learning_rate") for one in found}
+        # The head before the first step is the same in every try. On channels that were chosen by the pictures to learn
+        # from, its penalty is that of the run: a search on these would find another one.
+        penalties = [one["penalty"].get("C") for one in found if isinstance(one.get("penalty"), dict)]
+        known = next((penalty for penalty in penalties if isinstance(penalty, float)), None)
+        self._solver = Solver(strength=known if recipe.head.channels else None)
         prepare = subject.bundle.preprocessing
         self._samples = samples_of(
             subject.catalog, prepare.size, prepare.resize, views=recipe.views, augment=recipe.augment
@@ -113,6 +117,7 @@ class _Experiment:
         """The model that the training started from, and its weights then."""
         import keras
 
+        from greffon.training.adapt_norms import adapt_norms
         from greffon.training.start import build_backbone, find_start, graft_head
 
         recipe = self._recipe
@@ -120,6 +125,8 @@ class _Experiment:
         start = find_start(recipe.weights)
         backbone, record, _ = build_backbone(start, recipe)
         model, _ = graft_head(backbone, record, start, recipe.head, self._subject.class_names)
+        if recipe.norm_statistics == "adapted":
+            adapt_norms(model, self._samples, seed=recipe.seed)
         return model, model.get_weights()
 
     def rate(self, stage: Stage) -> float:
@@ -147,7 +154,9 @@ class _Experiment:
         model.set_weights(weights)
         with self._subject.progress.bar(f"learning rate x {factor:g}", total=None):
             try:
-                stages = Stages(model, recipe, self._samples, self._subject.store, Reporter(), notes=[])
+                stages = Stages(
+                    model, recipe, self._samples, self._subject.store, Reporter(), notes=[], solver=self._solver
+                )
                 return np.asarray(stages.run()[1])
             except InputError as error:
                 if "not a number" in str(error):

@@ -47,5 +47,6 @@ def try_head_size(subject: Subject) -> Finding:
     )
     if not change.helps or learned - change.now < _LEARNED:
         return Finding(CAUSE, "not found", said, change, details=details)
-    advice = "Train with --pool avg (or auto), --hidden 0 and a stage that solves the head (--optimizer lbfgs)."
+    pool = "avg" if subject.bundle.recipe.head.pool == "auto" else "avg (or auto)"
+    advice = f"Train with --pool {pool}, --hidden 0 and a stage that solves the head (--optimizer lbfgs)."
     return Finding(CAUSE, "found", said, change, advice, details=details)

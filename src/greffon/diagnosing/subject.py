@@ -203,12 +203,17 @@ class Subject:
         return probe.probabilities(features[self.val])
 
     def recipe(self) -> Recipe:
-        """The run's, with the pooling that was chosen in it."""
+        """The run's, with the pooling and the channels that were chosen in it."""
+        from greffon.backbone.blocks import EACH_BLOCK, channels_of
+
         recipe = self.bundle.recipe
         chosen = self.bundle.record.get("pool")
         if recipe.head.pool == "auto":
             pool = chosen.get("chosen", "avg") if isinstance(chosen, dict) else "avg"
             recipe = recipe.replace(head=recipe.head.replace(pool=pool))
+        if recipe.head.pool in EACH_BLOCK:
+            channels = channels_of(self.network.model)
+            recipe = recipe.replace(head=recipe.head.replace(channels=channels))
         return recipe
 
     def _found(self, finder: Finder, most: int) -> pl.DataFrame:
