@@ -41,6 +41,18 @@ def test_what_changes_nothing_makes_no_other_recipe():
     assert recipe_at(still, Recipe()) != recipe_at(still | {"pool": "avg"}, Recipe())
 
 
+def test_features_of_all_blocks_have_a_linear_head_on_all_of_them():
+    blocks = POINT | {"pool": "blocks2"}
+    recipe = recipe_at(blocks, Recipe())
+    assert (recipe.head.pool, recipe.head.hidden, recipe.head.kept_share) == ("blocks2", 0, 1.0)
+    assert recipe.solves(recipe.stages[0])
+    assert recipe == recipe_at(blocks | {"hidden": 0}, Recipe())
+    assert recipe_at(blocks, Recipe(head=Head(pool="blocks2", kept_share=0.1))).head.kept_share == 0.1
+    chosen = Head(pool="blocks", channels=(1, 2))
+    assert recipe_at(blocks, Recipe(head=chosen)).head.channels is None
+    assert recipe_at(POINT | {"pool": "blocks"}, Recipe(head=chosen)).head.channels == (1, 2)
+
+
 def test_every_depth_is_a_recipe_that_holds():
     for depth in DEPTHS:
         recipe = recipe_at(POINT | {"depth": depth}, Recipe())

@@ -176,3 +176,40 @@ def test_a_real_study(pictures, recipe, tmp_path):
     assert study.check.pictures == len(unseen) == 10
     best = measure(answers.filter(pl.col("recipe") == "best").drop("recipe"))
     assert (best.accuracy, best.log_loss) == (study.check.best.accuracy, study.check.best.log_loss)
+
+
+@pytest.mark.large
+def test_poolings_and_depths_and_views_are_on_one_pass(pictures, recipe, tmp_path, monkeypatch):
+    """Features of all blocks too: what passes a deeper cut is made of what the pass kept."""
+    from greffon.frozen.engine import Engine
+    from greffon.pictures.catalog import Catalog
+    from greffon.searching.ground import Ground
+    from greffon.searching.space import recipe_at
+    from greffon.searching.trial import run_trial
+    from greffon.training.start import find_start
+
+    rows = []
+    run = Engine.run
+
+    def counted(self, inputs):
+        if inputs[0].shape[1:] == (64, 64, 3):
+            rows.append(len(inputs[0]))
+        return run(self, inputs)
+
+    monkeypatch.setattr(Engine, "run", counted)
+    base = recipe.replace(image_size=64, near_copies="together")
+    ground = Ground.prepare(
+        Catalog.from_folder(pictures), base, find_start("thin"), share=0.2, written=None, reporter=Reporter()
+    )
+    assert ground.pools == ("avg", "grid2", "blocks2")
+    assert sum(rows) == 48
+    point = {"hidden": 0, "dropout": 0.0, "learning_rate": 1e-4, "head_rate": 1e-3, "weight_decay": 0.01}
+    for views in (1, 2):
+        ground.fill(views, Reporter())
+        before = sum(rows)
+        for pool, depth in (("blocks2", "none"), ("grid2", "conv5"), ("blocks2", "conv5_block3"), ("blocks2", "conv5")):
+            tried = recipe_at(point | {"pool": pool, "depth": depth, "views": views}, base)
+            tried = tried.replace(stages=tuple(it.replace(epochs=1) for it in tried.stages))
+            outcome = run_trial(tried, ground.shared, Reporter())
+            assert outcome.pool == pool
+            assert sum(rows) == before, (pool, depth, views)

@@ -35,7 +35,7 @@ class Ground:
     Attributes:
         shared: what trials are given.
         together: content hashes of near-copies.
-        pools: ways to pool that the feature map is large enough for.
+        pools: ways to pool that the feature map is large enough for, and that so many pictures allow.
         tails: multiply-accumulates behind the cut, by depth.
         trunk_seconds: of the frozen part for one picture; 0 where nothing had to be computed.
         notes: what the user should know of the pictures.
@@ -94,6 +94,7 @@ class Ground:
         work = planned.work
         shared = Shared(start, sides, first, store)
         shared.backbones[recipe.image_size, recipe.preprocessing] = backbone, preprocessing, notes
+        shared.parts, planned.parts = planned.parts, []
         return cls(
             shared, together, tuple(first.features) if first else ("avg",),
             {plan.stage.name: macs(plan.cut.tail) for plan in planned.plan()},
@@ -111,6 +112,7 @@ class Ground:
         )
         planned = Planned(self._model, recipe, samples, self.shared.store, reporter, [], Choices())
         planned.with_features(self.pools)  # type: ignore[arg-type]
+        self.shared.parts = planned.parts
         if planned.work.computed:
             self.trunk_seconds = planned.work.seconds / planned.work.computed
 

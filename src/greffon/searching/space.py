@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from greffon.backbone.blocks import EACH_BLOCK
 from greffon.recipe import Stage
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from greffon.recipe import Recipe
+    from greffon.recipe import Head, Recipe
 
 DEPTHS = ("none", "conv5_block3", "conv5_block2,conv5_block3", "conv5")
 """What trains beside the head, from nothing on; each is nested in the next, so one pass of the trunk serves all."""
@@ -26,7 +27,7 @@ class Space:
     """The choices.
 
     Attributes:
-        pool: ways to pool; as many as the feature map is large enough for.
+        pool: ways to pool; those that `pool: auto` would compare for this feature map and so many pictures.
         depth: freeze rules, joined by commas.
         hidden: units of a hidden layer; 0: none, and the head is solved.
         dropout: least and most.
@@ -36,7 +37,7 @@ class Space:
         views: of each picture.
     """
 
-    pool: tuple[str, ...] = ("avg", "grid2", "grid3")
+    pool: tuple[str, ...] = ("avg", "grid2", "grid3", "blocks2")
     depth: tuple[str, ...] = DEPTHS
     hidden: tuple[int, ...] = _HIDDEN
     dropout: tuple[float, float] = (0.0, 0.6)
@@ -51,7 +52,7 @@ class Space:
 
         Args:
             recipe: with `augment` flip there is one other view.
-            pools: that its feature map is large enough for.
+            pools: that its feature map is large enough for, and that so many pictures allow.
         """
         return cls(pool=tuple(pools), views=(1, 2) if recipe.augment == "flip" else cls.views)
 
@@ -95,7 +96,9 @@ def recipe_at(point: Mapping[str, Any], base: Recipe) -> Recipe:
         >>> [(stage.name, stage.optimizer, stage.unfreeze) for stage in recipe_at(point, Recipe()).stages]
         [('probe', 'lbfgs', 'none'), ('deeper', 'adamw', 'conv5')]
     """
-    hidden, depth = point["hidden"], point["depth"]
+    pool, depth = point["pool"], point["depth"]
+    # A layer on features of all blocks would have tens of millions of weights.
+    hidden = 0 if pool in EACH_BLOCK else point["hidden"]
     batch_size = base.stages[-1].batch_size
     if hidden:
         rate, decay = _short(point["head_rate"]), _short(point["weight_decay"])
@@ -121,8 +124,16 @@ def recipe_at(point: Mapping[str, Any], base: Recipe) -> Recipe:
         )
     # A head that is solved and stays as it is knows no dropout.
     dropout = round(point["dropout"], 1) if hidden or depth != "none" else 0.0
-    head = base.head.replace(pool=point["pool"], hidden=hidden, dropout=dropout)
+    head = base.head.replace(pool=pool, hidden=hidden, dropout=dropout, **_kept(pool, base.head))
     return base.replace(head=head, stages=tuple(stages), views=point["views"])
+
+
+def _kept(pool: str, base: Head) -> dict[str, Any]:
+    """What is kept of all blocks: what the base says of them, else everything, as with `pool: auto`."""
+    if pool not in EACH_BLOCK:
+        return {}
+    share = 1.0 if base.kept_share == "auto" else base.kept_share
+    return {"kept_share": share, "channels": base.channels if pool == base.pool else None}
 
 
 def told(recipe: Recipe) -> str:
