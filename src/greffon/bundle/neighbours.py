@@ -123,7 +123,7 @@ def write_neighbours(folder: Path, neighbours: Neighbours, *, several_labels: bo
         np.savez(stream, **arrays)
 
 
-def neighbours_of(bundle: Bundle) -> Neighbours | None:
+def read_neighbours(bundle: Bundle) -> Neighbours | None:
     """The pictures that a run keeps; None where it keeps none.
 
     Raises:

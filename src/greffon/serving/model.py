@@ -75,7 +75,7 @@ class ServedModel:
         Raises:
             InputError: it is no run, or a file is missing or was changed.
         """
-        from greffon.bundle.neighbours import neighbours_of
+        from greffon.bundle.neighbours import read_neighbours
         from greffon.bundle.predict import load
 
         version = version_of(run)
@@ -95,7 +95,7 @@ class ServedModel:
         served._predictor = predictor
         served._engine = predictor.engine
         served._lane = predictor.engine if content is None else OnnxRunner(content, threads=1)
-        served.looker = Looker(served._lane, served.names, neighbours_of(bundle))
+        served.looker = Looker(served._lane, served.names, read_neighbours(bundle))
         for alone in (True, False):  # also reads all that is needed
             served.run(np.zeros((1, served.input_size, served.input_size, 3), np.uint8), alone)
         if version_of(run) != version:

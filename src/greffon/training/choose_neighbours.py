@@ -34,7 +34,7 @@ _CHECKED = 4
 _ROUNDING = 0.01  # float16, and 8 bits where the trunk ran in them, are nearer
 
 
-def neighbours_of(
+def choose_neighbours(
     model: keras.Model,
     cut: Cut,
     source: Activations | PictureRows,
