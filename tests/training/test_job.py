@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import polars as pl
 import pytest
+from short import short_backbone
 
 import greffon
 from greffon.bundle.read import read_bundle
@@ -15,6 +16,7 @@ from greffon.errors import DataError, InputError
 from greffon.frozen.engine import Engine
 from greffon.pictures import decode as pictures
 from greffon.pictures import views
+from greffon.training import purpose
 from greffon.training.progress import Reporter
 
 SIDE = 32
@@ -49,6 +51,12 @@ def run(photos_folder, tmp_path_factory):
         return greffon.train(
             photos_folder, out=tmp_path_factory.mktemp("runs") / "run", recipe=RECIPE, reporter=Reporter()
         )
+
+
+@pytest.fixture
+def short_network(monkeypatch):
+    """The network of a training has one block in each group, and three in the last."""
+    monkeypatch.setattr(purpose, "build_backbone", short_backbone((1, 1, 1, 3)))
 
 
 class Notes(Reporter):
@@ -123,6 +131,7 @@ def test_the_record(run):
     assert str(run.path) in str(run)
 
 
+@pytest.mark.usefixtures("short_network")
 def test_the_recipe_file_gives_the_same_training_and_the_trunk_does_not_run(photos_folder, tmp_path, computed):
     first = greffon.train(photos_folder, out=tmp_path / "a", recipe=RECIPE, reporter=Reporter())
     assert first.summary["trunk"]["computed"] == 42
@@ -135,6 +144,7 @@ def test_the_recipe_file_gives_the_same_training_and_the_trunk_does_not_run(phot
     assert all(map(np.array_equal, one, other))
 
 
+@pytest.mark.usefixtures("short_network")
 def test_an_interrupted_trunk_goes_on_where_it_was(photos_folder, tmp_path, computed, monkeypatch):
     read = views.decode_views_many
     calls = []
@@ -156,6 +166,7 @@ def test_an_interrupted_trunk_goes_on_where_it_was(photos_folder, tmp_path, comp
     assert run.summary["trunk"]["reused"] == calls[0]
 
 
+@pytest.mark.usefixtures("short_network")
 def test_views_are_computed_once_and_those_of_a_run_without_views_are_reused(photos_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("GREFFON_CACHE", str(tmp_path / "cache"))
     one = greffon.train(photos_folder, out=tmp_path / "one", recipe=RECIPE, reporter=Reporter())
@@ -213,6 +224,7 @@ def test_a_run_serves_as_weights(run, photos_folder, tmp_path):
     assert any("other classes" in text for text in notes.said)
 
 
+@pytest.mark.usefixtures("short_network")
 def test_stages_that_freeze_again_do_not_use_old_activations(photos_folder, tmp_path):
     """What the first stage moves lies in the trunk of the second, whose activations must be computed after it."""
     stages = (BLOCK.replace(name="first", learning_rate=1e-2), HEAD.replace(name="then", epochs=1))
@@ -223,6 +235,7 @@ def test_stages_that_freeze_again_do_not_use_old_activations(photos_folder, tmp_
     np.testing.assert_allclose(bundle.table.select(pl.col("^p_.*$")).to_numpy(), probabilities, atol=2e-3)
 
 
+@pytest.mark.usefixtures("short_network")
 def test_nothing_frozen_and_statistics_of_the_batch(photos_folder, tmp_path):
     stage = greffon.Stage(name="all", unfreeze="all", batch_norm="train", epochs=1, learning_rate=1e-5)
     run = greffon.train(
@@ -235,6 +248,7 @@ def test_nothing_frozen_and_statistics_of_the_batch(photos_folder, tmp_path):
     assert run.summary["trunk"]["computed"] == sum(run.summary["pictures"].values())
 
 
+@pytest.mark.usefixtures("short_network")
 def test_the_tutorial_recipe_on_several_labels(photos_folder, tmp_path):
     recipe = greffon.recipe.RECIPES["tutorial"].replace(weights="thin", image_size=SIDE)
     recipe = recipe.replace(
@@ -247,6 +261,7 @@ def test_the_tutorial_recipe_on_several_labels(photos_folder, tmp_path):
     assert json.loads((run.path / "run.json").read_text())["stages"][0]["cut"] == "conv5_block2_out"
 
 
+@pytest.mark.usefixtures("short_network")
 def test_a_loss_that_is_no_number_names_the_learning_rate(photos_folder, tmp_path):
     recipe = RECIPE.replace(stages=(HEAD.replace(optimizer="sgd", learning_rate=1e38),))
     with pytest.raises(InputError, match="learning-rate"):
@@ -254,6 +269,7 @@ def test_a_loss_that_is_no_number_names_the_learning_rate(photos_folder, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("short_network")
 def test_a_picture_that_goes_bad_is_named(photos_folder, tmp_path, monkeypatch):
     def bad(requests, *options):
         return iter([DataError("blue/1.png: truncated")] * len(requests))
@@ -263,9 +279,8 @@ def test_a_picture_that_goes_bad_is_named(photos_folder, tmp_path, monkeypatch):
         greffon.train(photos_folder, out=tmp_path / "run", recipe=RECIPE, reporter=Reporter())
 
 
+@pytest.mark.usefixtures("short_network")
 def test_numbers_too_large_for_float16_are_kept_in_float32(photos_folder, tmp_path, monkeypatch):
-    from greffon.training import purpose
-
     build = purpose.build_backbone
 
     def loud(*arguments):
@@ -305,6 +320,7 @@ def test_a_run_keeps_small_pictures_and_what_the_network_sees_in_them(run, photo
     np.testing.assert_allclose(cosines, 1, atol=1e-3)
 
 
+@pytest.mark.usefixtures("short_network")
 def test_without_pictures_nothing_of_them_is_in_a_run(photos_folder, tmp_path):
     recipe = RECIPE.replace(stages=(HEAD.replace(epochs=1),), head=greffon.Head(pool="grid2"), image_size=64)
     with_them = greffon.train(photos_folder, out=tmp_path / "with", recipe=recipe, reporter=Reporter())

@@ -66,7 +66,9 @@ def assert_as_alone(result, pictures, model=None, rtol=2e-4):
     np.testing.assert_allclose(restored(x), trained(x), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer", ["adam", *(pytest.param(name, marks=pytest.mark.large) for name in ("adamw", "sgd"))]
+)
 def test_heads_trained_at_once_are_as_trained_alone(pictures, optimizer):
     results = many(stages(optimizer=optimizer), pictures)
     assert [result.at_once for result in results] == [3, 3, 3]

@@ -8,12 +8,11 @@ import json
 import numpy as np
 import pytest
 from dying import Dies, Killed
+from short import short_backbone
 
 import greffon
-from greffon.backbone.resnet import resnet
 from greffon.training import purpose
 from greffon.training.progress import Reporter
-from greffon.weights.sets import usual_preprocessing
 
 HEAD = greffon.Stage(
     name="head", epochs=3, batch_size=8, learning_rate=1e-2, patience=None, schedule="cosine", warmup=1, mixup=0.4,
@@ -29,10 +28,6 @@ RECIPE = greffon.Recipe(
 )
 
 
-def small_backbone(start, recipe):
-    return resnet((1, 1, 1, 1), "v1", input_shape=(64, 64, 3)), usual_preprocessing("v1"), []
-
-
 def digest(path):
     record = json.loads((path / "run.json").read_text(encoding="utf-8"))
     history = hashlib.sha256((path / "history.csv").read_bytes()).hexdigest()
@@ -43,7 +38,7 @@ def digest(path):
 def test_it_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     from PIL import Image
 
-    monkeypatch.setattr(purpose, "build_backbone", small_backbone)
+    monkeypatch.setattr(purpose, "build_backbone", short_backbone(variant="v1"))
     random = np.random.default_rng(0)
     for label, name in enumerate(("blue", "green", "red")):
         (tmp_path / "pictures" / name).mkdir(parents=True)

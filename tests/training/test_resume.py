@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 import pytest
 from dying import Dies, Killed
+from short import short_backbone
 
 import greffon
-from greffon.backbone.resnet import resnet
 from greffon.bundle.read import read_bundle
 from greffon.errors import DataError, InputError
 from greffon.training import checkpoint, kept_pictures, purpose, stage_memory, stage_tail, tail
@@ -29,7 +29,6 @@ from greffon.training.ordered import StageFeed
 from greffon.training.partial import Partial, partial_of
 from greffon.training.progress import Reporter
 from greffon.training.reproduce import compare
-from greffon.weights.sets import usual_preprocessing
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "resume.md"
 CLASSES = ("blue", "red", "stripes")
@@ -60,16 +59,10 @@ def render(folder, count=10):
     return folder
 
 
-def small_backbone(start, recipe):
-    """One block in each group: everything but the time that fifty layers take."""
-    backbone = resnet((1, 1, 1, 1), "thin", input_shape=(recipe.image_size, recipe.image_size, 3))
-    return backbone, usual_preprocessing("thin"), []
-
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A small network, and checkpoints inside epochs, as large activations have them."""
-    monkeypatch.setattr(purpose, "build_backbone", small_backbone)
+    monkeypatch.setattr(purpose, "build_backbone", short_backbone())
     monkeypatch.setattr(tail, "_SMALL", 0)
 
 
@@ -84,7 +77,7 @@ def undisturbed(tmp_path_factory):
     """Pictures, and a training of them that nobody interrupts; with a cache that lasts as long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(purpose, "build_backbone", small_backbone)
+        patch.setattr(purpose, "build_backbone", short_backbone())
         patch.setattr(tail, "_SMALL", 0)
         folder = render(tmp_path_factory.mktemp("pictures") / "all")
         out = tmp_path_factory.mktemp("runs") / "run"
