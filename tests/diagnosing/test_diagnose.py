@@ -266,7 +266,7 @@ def test_stored_statistics_of_something_else(easy, tmp_path):
     run = rewritten(train(easy, tmp_path / "first", *stages), tmp_path / "run", change=move)
     found = first_of(run, "BatchNorm gap")
     assert found.details["batch_norms_on_batch_statistics"] == 3
-    assert found.change.without > 0.9
+    assert found.change.without > 0.8  # of 28 pictures, with the statistics of these alone
 
 
 @pytest.mark.usefixtures("place")

@@ -29,6 +29,7 @@ class _Known(NamedTuple):
     part: Activations
     place: int
     channels: Array | None
+    even: bool = False  # whether even rows and columns alone are wanted
 
 
 def joined_blocks(graph: FlatGraph) -> int:
@@ -115,13 +116,22 @@ def _sources(
             whole = next((vectors[it] for it in (f"{start}_{block}" for start in HEAD_STARTS) if it in vectors), None)
             found = None if whole is None else whole._replace(channels=np.asarray(kept[block]))
         else:
-            found = tensors.get((name, shape))
+            found = tensors.get((name, shape)) or _at_even(tensors, name, shape)
             if found is None and channels is None and name in places and JOINED in vectors:
                 found = vectors[JOINED]._replace(channels=places[name])
         if found is None:
             return None
         sources.append(found)
     return sources
+
+
+def _at_even(tensors: Mapping[tuple[str, tuple[int, ...]], _Known], name: str, shape: tuple[int, ...]) -> _Known | None:
+    """A map that is known everywhere, where what is wanted of it are even positions, as when no block is pooled."""
+    for (known, whole), found in tensors.items():
+        thinned = (*(-(-side // 2) for side in whole[:2]), *whole[2:])
+        if len(whole) == 3 and f"{known}/even" == name and thinned == tuple(shape):
+            return found._replace(even=True)
+    return None
 
 
 def _places_in_joined(model: keras.Model) -> dict[str, Array]:
@@ -144,6 +154,7 @@ def _fill(part: Activations, sources: Sequence[_Known]) -> int:
         arrays = []
         for source, known in zip(sources, places, strict=True):
             values = source.part.gather(np.array([known[part.keys[row]] for row in some]))[source.place]
+            values = values[:, ::2, ::2] if source.even else values
             arrays.append(values if source.channels is None else values[:, source.channels])
         part.put(some, arrays)
     return len(rows)
