@@ -54,7 +54,6 @@ def sides():
         named[f"{base}: plain"] = plain
         for name, change in PRACTICE[base].items():
             named[f"{base}: {name}"] = plain.replace(stages=(probe, stage.replace(**change)))
-    named["last-block: norm_statistics: adapted"] = named["last-block: plain"].replace(norm_statistics="adapted")
     return named
 
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from greffon.searching.result import Study
     from greffon.searching.tune import tune
     from greffon.training.fit import fit
-    from greffon.training.run import Run
-    from greffon.training.train import train
     from greffon.training.many import fit_many
     from greffon.training.plan import Plan, plan
     from greffon.training.reproduce import Reproduction, reproduce
     from greffon.training.resume import resume
+    from greffon.training.run import Run
+    from greffon.training.train import train
     from greffon.training.trials import Trial, TrialResult
 
 # Public name -> its module. Imported on first use, so that `import greffon` stays under a few milliseconds.

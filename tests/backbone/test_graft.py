@@ -15,7 +15,7 @@ from keras import layers
 
 import greffon
 from greffon.backbone.graft import split_parts, ungraft
-from greffon.backbone.guard import flatten_warning, reject_scaled_pictures
+from greffon.backbone.guard import flatten_warning, folded_norms_warning, reject_scaled_pictures
 from greffon.backbone.resnet import resnet
 from greffon.errors import InputError
 from greffon.weights.sets import PREPROCESSINGS, Preprocessing
@@ -622,3 +622,9 @@ def test_flatten_by_hand_is_found_and_other_heads_are_not(backbone, caplog):
 
 def test_config_of_a_grafted_model_is_json(grafted):
     assert json.loads(grafted.to_json())["config"]["name"] == grafted.name
+
+
+def test_norms_that_were_folded_into_convolutions_are_told():
+    assert "frozen" in folded_norms_warning(greffon.graft(greffon.resnet50("thin", input_shape=(32, 32, 3)), 2))
+    fresh = resnet((1, 1, 1, 1), "thin", input_shape=(32, 32, 3))
+    assert folded_norms_warning(greffon.graft(fresh, 2, preprocessing="caffe")) is None

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from short import short_backbone
 
 keras = pytest.importorskip("keras")
 
@@ -16,6 +17,7 @@ from greffon.backbone.resnet import resnet  # noqa: E402
 from greffon.errors import FreezeError, InputError  # noqa: E402
 from greffon.recipe import RECIPES  # noqa: E402
 from greffon.training import norm_statistics as adapting  # noqa: E402
+from greffon.training import purpose  # noqa: E402
 from greffon.training.adapt_norms import adapt_norms  # noqa: E402
 from greffon.training.gradual import gradual_stages  # noqa: E402
 
@@ -150,7 +152,16 @@ def test_a_backbone_without_norms_is_refused(samples):
         adapt_norms(plain, samples, seed=0)
 
 
-def test_a_training_has_the_steps_as_stages_and_the_adapted_statistics(tmp_path):
+def test_weights_without_statistics_of_their_own_are_refused(samples):
+    thin = graft(greffon.resnet50("thin", input_shape=(32, 32, 3)), 3)
+    before = thin.get_weights()
+    with pytest.raises(InputError, match="folded into the convolutions"):
+        adapt_norms(thin, samples, seed=0)
+    for old, new in zip(before, thin.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_training_has_the_steps_as_stages_and_the_adapted_statistics(tmp_path, monkeypatch):
     from greffon.pictures.demo import demo_pictures
     from greffon.training.progress import Reporter
 
@@ -160,11 +171,13 @@ def test_a_training_has_the_steps_as_stages_and_the_adapted_statistics(tmp_path)
     recipe = greffon.Recipe(
         weights="thin", image_size=32, near_copies="ignore", stages=(stage,), norm_statistics="adapted"
     )
+    monkeypatch.setattr(purpose, "build_backbone", short_backbone((1, 1, 1, 3)))
     run = greffon.train(demo_pictures(tmp_path / "pictures"), out=tmp_path / "run", recipe=recipe, reporter=Reporter())
     written = greffon.Recipe.from_yaml(run.path / "recipe.yaml")
     assert [it.name for it in written.stages] == ["deep-head", "deep-conv5_block3", "deep"]
     assert any("BatchNorm has the statistics" in note for note in run.summary["notes"])
     trained = keras.saving.load_model(run.path / "model.keras").get_layer("conv2_block1_1_bn")
-    thin = greffon.resnet50("thin", input_shape=(32, 32, 3)).get_layer("conv2_block1_1_bn")
-    same = [np.array_equal(*pair) for pair in zip(trained.get_weights(), thin.get_weights(), strict=True)]
-    assert same == [True, True, False, False]  # gamma and beta are frozen, mean and variance the pictures'
+    untouched = [
+        bool((values == start).all()) for values, start in zip(trained.get_weights(), (1, 0, 0, 1), strict=True)
+    ]
+    assert untouched == [True, True, False, False]  # gamma and beta are frozen, mean and variance the pictures'

@@ -255,6 +255,7 @@ def test_the_tutorial_recipe_on_several_labels(photos_folder, tmp_path):
         stages=(recipe.stages[0].replace(epochs=1),), head=recipe.head.replace(hidden=8, output="sigmoid")
     )
     run = greffon.train(photos_folder, out=tmp_path / "run", recipe=recipe, reporter=Reporter())
+    assert not any("folded" in note for note in run.summary["notes"])
     bundle = read_bundle(run.path)
     assert bundle.several_labels
     assert bundle.preprocessing.resize == "stretch"

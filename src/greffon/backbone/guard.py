@@ -85,6 +85,18 @@ def flatten_note(model: keras.Model) -> str | None:
     return f"{_flatten_sentence(sizes)} It can learn few pictures by heart."
 
 
+def folded_norms_warning(model: keras.Model) -> str | None:
+    """What to tell a user who lets BatchNorm normalise anew, where it was folded into the convolutions; else None."""
+    from greffon.weights.statistics import norms_of, without_statistics
+
+    if without_statistics(norms_of(model), model) != "folded":
+        return None
+    return (
+        "BatchNorm of these weights is the identity, since it was folded into the convolutions. With batch_norm "
+        "'train' unfrozen layers normalise again, which takes away what the folded ones did; 'frozen' keeps it."
+    )
+
+
 class _Sizes(NamedTuple):
     shape: tuple[int, ...]
     flattened: int

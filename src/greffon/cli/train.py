@@ -17,8 +17,8 @@ from greffon.recipe import load_recipe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from greffon.training.run import Run
     from greffon.training.progress import Reporter
+    from greffon.training.run import Run
 
 
 def train(  # noqa: PLR0913 - all but the first are options, by keyword only

@@ -16,6 +16,7 @@ from greffon.backbone.freeze import freeze, set_trainable_state, trainable_state
 from greffon.backbone.parts import batch_norms, split_parts
 from greffon.errors import InputError
 from greffon.training.norm_statistics import measure_norms, some_rows
+from greffon.weights.statistics import norms_of, without_statistics
 
 if TYPE_CHECKING:
     from greffon.training.samples import Samples
@@ -35,14 +36,20 @@ def adapt_norms(model: keras.Model, samples: Samples, *, seed: int) -> int:
         How many pictures were looked at.
 
     Raises:
-        InputError: the backbone has no BatchNormalization.
+        InputError: the backbone has no BatchNormalization, or one that was folded into the convolutions.
     """
     parts = split_parts(model)
     norms = [norm for layer in parts.backbone for norm in batch_norms(layer)]
     if not norms:
         raise InputError("norm_statistics 'adapted': this backbone has no BatchNormalization; leave it at 'pretrained'")
-    rows = some_rows(samples.train, seed=seed)
     backbone = keras.Model(model.inputs, parts.backbone[-1].output)
+    if without_statistics(norms_of(backbone), backbone) == "folded":
+        raise InputError(
+            "norm_statistics 'adapted': BatchNormalization of these weights is the identity, it was folded into the "
+            "convolutions; statistics of other pictures would take away what is in them. Leave it at 'pretrained', or "
+            "take weights that have their own statistics (greffon weights list)"
+        )
+    rows = some_rows(samples.train, seed=seed)
 
     def forward(batch: Array) -> None:
         pixels = samples.load(batch)[0].astype(np.float32)

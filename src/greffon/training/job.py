@@ -214,12 +214,15 @@ class Job(Generic[Result]):
     def _samples(
         self, model: Any, catalog: Catalog, recipe: Recipe, resize: ResizeRule, together: Sequence[Sequence[str]]
     ) -> Samples:
-        from greffon.backbone.guard import flatten_warning
+        from greffon.backbone.guard import flatten_warning, folded_norms_warning
 
         samples = samples_of(
             catalog, recipe.image_size, resize, views=recipe.views, augment=recipe.augment, together=together
         )
         if warning := flatten_warning(model, len(samples.train)):
+            self.note(warning)
+        renewed = any(stage.batch_norm == "train" and not recipe.solves(stage) for stage in recipe.stages)
+        if renewed and (warning := folded_norms_warning(model)):
             self.note(warning)
         if recipe.norm_statistics == "adapted":
             self._adapt_norms(model, samples)
