@@ -50,23 +50,9 @@ class Solver:
     most_bytes: int = STREAMED_BYTES
     _solved: dict[bytes, Probe] = field(default_factory=dict, repr=False)
 
-    def solve(
-        self,
-        source: Source,
-        rows: Array,
-        targets: Array,
-        *,
-        several_labels: bool = False,
-        groups: Array | None = None,
-        weights: Array | None = None,
-        seed: int = 0,
-        strength: float | None = None,
-    ) -> Probe:
+    def solve(self, source: Source, rows: Array, targets: Array, **options: Any) -> Probe:
         """Solve a linear head, or give what the same problem gave before; see `search` for the arguments."""
-        return self.search(
-            source, rows, targets, several_labels=several_labels, groups=groups, weights=weights, seed=seed,
-            strength=strength,
-        ).probe()  # fmt: skip
+        return self.search(source, rows, targets, **options).probe()
 
     def search(
         self,
