@@ -75,6 +75,7 @@ def _practice(by_set):
     yield "| unfrozen | option | " + " | ".join(f"{NAMES[name]}: accuracy, log loss" for name in sets) + " |"
     yield "|---|---|" + "---|" * len(sets)
     sides = list(dict.fromkeys(side for name in sets for side in by_set[name] if ": " in side))
+    sides = [side for side in sides if any(_practice_cell(by_set[name], side.split(": ")[0], side) for name in sets)]
     # The plain stage in front of its options.
     for side in sorted(sides, key=lambda side: (side.split(": ")[0], not side.endswith(PLAIN), side)):
         base, option = side.split(": ", 1)
@@ -88,9 +89,11 @@ def _practice_cell(sides, base, side):
         return ""
     if side == base + PLAIN:
         return f"{_mean(_all(values, 'accuracy'), 3)}, {_mean(_all(values, 'log_loss'), 3)}; {len(values)} seeds"
-    seeds = sorted(set(values) & set(plain))
+    seeds = len(set(values) & set(plain))
+    if seeds < 2:
+        return ""
     loss = _paired(values, plain, "log_loss", 1, digits=3)
-    return f"{_paired(values, plain, 'accuracy', 100)}, {loss}; {len(seeds)} seeds"
+    return f"{_paired(values, plain, 'accuracy', 100)}, {loss}; {seeds} seeds"
 
 
 def _all(values, name):
