@@ -59,7 +59,8 @@ class Case:
     cached: bool = True
 
 
-def _compiled(model):
+def compiled(model):
+    """The model, compiled as the tutorial does it."""
     import keras
 
     model.compile(keras.optimizers.Adam(1e-4), "categorical_crossentropy", metrics=["accuracy"])
@@ -77,7 +78,7 @@ def resnet(unfreeze, *, batch_norm="frozen", **head):
         backbone = any_resnet(**size, input_shape=(side, side, 3))
         model = greffon.graft(backbone, classes, greffon.Head(**head), preprocessing="caffe")
         greffon.freeze(model, unfreeze, batch_norm=batch_norm)
-        return _compiled(model)
+        return compiled(model)
 
     return build
 
@@ -93,7 +94,7 @@ def application(name):
         base.trainable = False
         pictures = keras.Input((side, side, 3))
         features = base(keras.layers.Rescaling(1 / 127.5, -1)(pictures))
-        return _compiled(keras.Model(pictures, keras.layers.Dense(classes, activation="softmax")(features)))
+        return compiled(keras.Model(pictures, keras.layers.Dense(classes, activation="softmax")(features)))
 
     return build
 

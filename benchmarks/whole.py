@@ -8,18 +8,18 @@ bundle that is written, judged and calibrated. What both are worth is in docs/re
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import recipes
-from fit import fresh_cache
+from fit import SIDE, Case, Comparison, compiled, fresh_cache
 from made_up import write_folder
 from rows import Row
 
-SMALL, LARGE, CLASSES, EPOCHS = 60, 200, 10, 10
+SMALL, LARGE, CLASSES = 60, 200, 10
 PROBE_TARGET, DEFAULT_TARGET = 10, 2
 
 
@@ -62,47 +62,24 @@ def _pictures(place, count, options):
     return write_folder(place / f"made-{count}", count * CLASSES, 64, classes=CLASSES)
 
 
-def _side(options):
-    return 64 if options.smoke else 224
-
-
 def _tutorial(folder, count, options):
     """Seconds of ten epochs of `model.fit` on decoded pictures, a fifth of them held out, extended from two."""
-    import keras
-
-    from greffon.pictures.decode import decode_many
-    from greffon.recipe import RECIPES
-
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    names = sorted({file.parent.name for file in files})
-    order = np.random.default_rng(0).permutation(len(files))
-    decoded = dict(decode_many([files[place] for place in order], _side(options), RECIPES["tutorial"].resize))
-    x = np.stack([decoded[place] for place in range(len(files))])
-    y = np.eye(len(names), dtype="float32")[[names.index(files[place].parent.name) for place in order]]
-    model = _tutorial_model(len(names), options)
-    held_out, ends = len(x) // 5, []
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter()))
-    start = time.perf_counter()
-    model.fit(
-        x[held_out:], y[held_out:], validation_data=(x[:held_out], y[:held_out]),
-        epochs=2, batch_size=32, verbose=0, callbacks=[watch],
-    )  # fmt: skip
-    return ends[-1] - start + (EPOCHS - 2) * (ends[1] - ends[0])
+    pictures = count * CLASSES
+    case = Case("whole", "the tutorial", _tutorial_model, pictures=(pictures - pictures // 5, pictures // 5))
+    pair = Comparison(case, dataclasses.replace(options, data=folder))
+    ends, seconds, _ = pair.other(whole=False)
+    return pair.extended(ends, seconds, ends[1] - ends[0])
 
 
-def _tutorial_model(classes, options):
-    import keras
-
+def _tutorial_model(options, classes, side):
     import greffon
     from greffon.recipe import RECIPES
 
     made = RECIPES["tutorial"]
-    backbone = greffon.resnet50("thin", input_shape=(_side(options), _side(options), 3))
-    model = greffon.graft(backbone, classes, made.head)
-    stage = made.stages[0]
+    (stage,) = made.stages
+    model = greffon.graft(greffon.resnet50("thin", input_shape=(side, side, 3)), classes, made.head)
     greffon.freeze(model, stage.unfreeze, batch_norm=stage.batch_norm)
-    model.compile(keras.optimizers.Adam(stage.learning_rate), "categorical_crossentropy", metrics=["accuracy"])
-    return model
+    return compiled(model)
 
 
 def _ours(folder, out, name, options):
@@ -110,7 +87,7 @@ def _ours(folder, out, name, options):
     import greffon
     from greffon.training.progress import Reporter
 
-    recipe = greffon.Recipe(weights="thin", image_size=_side(options))
+    recipe = greffon.Recipe(weights="thin", image_size=64 if options.smoke else SIDE)
     if name == "probe":
         recipe = recipe.replace(stages=recipe.stages[:1])
     with fresh_cache():

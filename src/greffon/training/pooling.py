@@ -133,22 +133,19 @@ def choose_pool(
     weights = balanced_weights(targets) if recipe.class_weight == "balanced" else None
     several = recipe.head.output == "sigmoid"
     losses: dict[Pool, float] = {}
-    best = None
     for pool, source in features.items():
         found = solver.search(
             source, rows, targets, several_labels=several, groups=groups, weights=weights, seed=recipe.seed
         )
-        loss = found.log_loss if np.isfinite(found.log_loss) else np.inf
+        losses[pool] = found.log_loss if np.isfinite(found.log_loss) else np.inf
+        chosen = min(losses, key=losses.__getitem__)
         if pool == "avg":
             found.probe()  # the baseline
-        # One at a time is held: a problem has the features of all pictures with it.
-        if best is None or loss < min(losses.values()):
+        if chosen == pool:
             best = found
-        losses[pool] = loss
-        del found
-    if best is not None:
-        best.probe()  # the stage asks for it again
-    return min(losses, key=losses.__getitem__), {pool: round(float(loss), 4) for pool, loss in losses.items()}
+        del found  # a problem has the features of all pictures with it: only the best one is held
+    best.probe()  # the stage asks for it again
+    return chosen, {pool: round(float(loss), 4) for pool, loss in losses.items()}
 
 
 def _choose_channels(
