@@ -1,12 +1,11 @@
 """The convex problem's coordinates: a rotation that changes nothing, and threads that change nothing either."""
 
-import warnings
-
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from greffon.evaluation import linear
-from greffon.evaluation.linear import Basis, solving
+from greffon.evaluation.linear import CLOSELY, Basis, Problem, class_probabilities
 from greffon.evaluation.probe import solve
 
 
@@ -28,8 +27,13 @@ def test_lengths_weigh_features_and_those_of_none_say_nothing():
     random = np.random.default_rng(1)
     features = random.normal(size=(30, 4))
     basis, coordinates = Basis.of(features, np.array([1.0, 2.0, 0.0, 1.0]))
-    np.testing.assert_allclose(coordinates.std(axis=0), [1, 2, 0, 1])
-    np.testing.assert_array_equal(basis.project(features)[:, 2], 0)
+    np.testing.assert_allclose(coordinates.var(axis=0).sum(), 1 + 4 + 0 + 1)
+    np.testing.assert_allclose(np.cov(coordinates.T, bias=True), np.diag(coordinates.var(axis=0)), atol=1e-9)
+    moved = features.copy()
+    moved[:, 2] += 5
+    np.testing.assert_array_equal(basis.project(moved), basis.project(features))
+    moved[:, 1] += 5
+    assert (basis.project(moved) != basis.project(features)).any()
 
 
 def test_threads_and_their_number_change_no_bit(monkeypatch):
@@ -45,10 +49,35 @@ def test_threads_and_their_number_change_no_bit(monkeypatch):
     np.testing.assert_array_equal(found[0].held_out, found[1].held_out)
 
 
-def test_warnings_of_others_are_as_before():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        before = list(warnings.filters)
-        with solving() as threads:
-            assert list(threads.map(abs, [-1, 2])) == [1, 2]
-        assert warnings.filters == before
+@pytest.mark.parametrize("several_labels", [False, True])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_every_penalty_of_a_path_has_the_exact_solution(classes, several_labels):
+    """Against scikit-learn, one label at a time, with weights, at a tolerance that takes it many more steps."""
+    random = np.random.default_rng(3)
+    labels = np.arange(150) % classes
+    features = (
+        random.normal(size=(150, 40)) * random.uniform(0.1, 9, 40) + 2 * random.normal(size=(classes, 40))[labels]
+    )
+    targets, weights = np.eye(classes)[labels], random.uniform(0.5, 2, 150)
+    _, coordinates = Basis.of(features)
+    problem = Problem(coordinates.astype(np.float32), targets, weights, several_labels)
+    strengths = [1e-4, 1e-2, 1.0]
+    for strength, (kernel, bias) in zip(strengths, problem.path(np.arange(150), strengths, CLOSELY), strict=True):
+        found = class_probabilities(coordinates @ kernel + bias, several_labels=several_labels)
+        exact = LogisticRegression(C=strength, tol=1e-10, max_iter=20_000)
+        if several_labels:
+            fitted = [
+                exact.fit(coordinates, column, sample_weight=weights).predict_proba(coordinates)[:, 1]
+                for column in targets.T
+            ]
+            expected = np.stack(fitted, axis=1)
+        else:
+            expected = exact.fit(coordinates, labels, sample_weight=weights).predict_proba(coordinates)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_pictures_of_one_class_alone_are_of_that_class():
+    features = np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32)
+    problem = Problem(features, np.tile([0.0, 1.0, 0.0], (6, 1)), np.ones(6), several_labels=False)
+    ((kernel, bias),) = problem.path(np.arange(6), [1.0])
+    assert class_probabilities(features @ kernel + bias, several_labels=False)[:, 1].min() > 0.999

@@ -176,7 +176,7 @@ def _named(
     problem: Problem, splits: list[Split], strengths: list[float], threads: Executor
 ) -> tuple[Array, list[float]]:
     """Probabilities of every picture by the head of its fold, and the penalty of each fold."""
-    paths = [iter(problem.path(train, strengths)) for train, _ in splits]
+    paths = [problem.path(train, strengths) for train, _ in splits]
     answers: list[list[Array]] = []
     losses: list[list[float]] = []  # by penalty, then fold
     for _ in strengths:

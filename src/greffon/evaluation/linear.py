@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.errors import DataError, InputError
+from greffon.evaluation.logistic import Columns, minimised
 from greffon.frozen.hardware import usable_cores
 
 if TYPE_CHECKING:
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-ABSENT = -30.0
-"""Logit of a class without a picture to learn from: a probability that rounds to nothing."""
-
-_STEPS = 300  # of L-BFGS
 FLAT = 1e-6
 """Standard deviation, as a share of the largest, below which a feature says nothing."""
+
+ROUGHLY = (1e-4, 1e-6)
+"""When a solution is near enough to tell penalties apart (slope, gain of a step): held-out losses are right to 1e-4."""
+
+CLOSELY = (1e-5, 1e-8)
+"""The same for a head that answers: probabilities agree with the exact solution to 1e-3 and better."""
+
+_FLATTEST = 1e-4  # curvature of a loss by its logit that is counted on, where all answers are sure
+_AT_ONCE = 512  # pictures whose squares are in memory
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,20 @@ class Basis:
 
     The penalty sees lengths alone, so the solution lies in the span of the pictures: a rotation changes nothing.
 
+    Its coordinates are the pictures' principal components: uncorrelated, so that a problem's curvature is nearly that of
+    each coordinate alone, by which `Problem` scales them.
+
     Attributes:
         mean: of each feature.
         scale: what each is divided by; infinite for one that says nothing.
-        pictures: standardised features (n, d) that span the coordinates; None where these are the features themselves.
-        turn: (n, coordinates), what of each picture goes into each coordinate; None as well.
+        pictures: standardised features (n, d) of which the coordinates are sums; None where `turn` is of the features.
+        turn: (n, coordinates), what of each picture goes into each coordinate; or (d, coordinates), of each feature.
     """
 
     mean: Array
     scale: Array
     pictures: Array | None
-    turn: Array | None
+    turn: Array
 
     @classmethod
     def of(cls, features: Array, lengths: Array | None = None) -> tuple[Basis, Array]:
@@ -59,31 +68,29 @@ class Basis:
         if lengths is not None:
             scale = np.divide(scale, lengths, out=np.full_like(scale, np.inf), where=lengths > 0)
         standard = (features - mean) / scale
-        if features.shape[1] <= len(features):
-            return cls(mean, scale, None, None), standard
-        values, vectors = np.linalg.eigh(standard @ standard.T)
+        wide = features.shape[1] > len(features)
+        values, vectors = np.linalg.eigh(standard @ standard.T if wide else standard.T @ standard)
         keep = values > 1e-9 * max(float(values[-1]), 1e-30)
-        roots, vectors = np.sqrt(values[keep]), vectors[:, keep]
+        values, vectors = values[keep], vectors[:, keep]
+        if not wide:
+            return cls(mean, scale, None, vectors), standard @ vectors
+        roots = np.sqrt(values)
         # The product of the features and their directions, without computing either: that is most of the work.
         return cls(mean, scale, standard, vectors / roots), vectors * roots
 
     @cached_property
-    def directions(self) -> Array | None:
-        """The coordinates' axes (d, coordinates) among the standardised features; None: those themselves."""
-        if self.pictures is None or self.turn is None:
-            return None
-        return self.pictures.T @ self.turn
+    def directions(self) -> Array:
+        """The coordinates' axes (d, coordinates) among the standardised features."""
+        return self.turn if self.pictures is None else self.pictures.T @ self.turn
 
     def project(self, features: Array) -> Array:
         """Coordinates of other features (n, d)."""
-        standard = (features - self.mean) / self.scale
-        return standard if self.directions is None else standard @ self.directions
+        return ((features - self.mean) / self.scale) @ self.directions
 
     def spread(self, kernel: Array) -> Array:
         """Weights of the standardised features (d, classes) behind those of the coordinates."""
-        if self.pictures is None or self.turn is None:
-            return kernel
-        return self.pictures.T @ (self.turn @ kernel)
+        turned = self.turn @ kernel
+        return turned if self.pictures is None else self.pictures.T @ turned
 
     def unproject(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
         """The same function of the features as they were."""
@@ -93,53 +100,81 @@ class Basis:
 
 @dataclass(frozen=True)
 class Problem:
-    """Coordinates and targets, solved for some of the pictures along a path of strengths."""
+    """Coordinates and targets, solved for some of the pictures along a path of strengths.
+
+    Attributes:
+        features: float32 (n, d), uncorrelated as those of a `Basis` are; others are solved as well, in more steps.
+        targets: 0 or 1 (n, classes).
+        weights: float (n,), how much each picture counts.
+        several_labels: one independent problem for each class.
+    """
 
     features: Array
     targets: Array
     weights: Array
     several_labels: bool
 
-    def path(self, rows: Array, strengths: Iterable[float]) -> Iterable[tuple[Array, Array]]:
-        """Kernel and bias (classes of all targets) for each strength, each started from the one before."""
-        if self.several_labels:
-            columns = [self._binary(rows, column, list(strengths)) for column in range(self.targets.shape[1])]
-            for solved in zip(*columns, strict=True):
-                yield np.stack([kernel for kernel, _ in solved], axis=1), np.array([bias for _, bias in solved])
-            return
-        labels = self.targets[rows].argmax(axis=1)
-        present = np.unique(labels)
-        for model in self._models(rows, labels, strengths):
-            yield self._widened(model, present)
+    def path(
+        self, rows: Array, strengths: Iterable[float], end: tuple[float, float] = ROUGHLY
+    ) -> Iterator[tuple[Array, Array]]:
+        """Kernel (d, classes) and bias (classes,) for each strength, each started from the one before.
 
-    def _models(self, rows: Array, labels: Array, strengths: Iterable[float]) -> Iterable[Any]:
-        from sklearn.linear_model import LogisticRegression
+        A strength is scikit-learn's C, and the solution is that of its `LogisticRegression`, in a third of its steps.
 
-        model = LogisticRegression(warm_start=True, max_iter=_STEPS, tol=1e-4)
+        Args:
+            rows: of the pictures to learn from.
+            strengths: best from small to large, so that each start is near.
+            end: when a solution is near enough, `ROUGHLY` or `CLOSELY`.
+        """
+        columns = Columns.of(self.targets[rows], several_labels=self.several_labels)
+        weights = self.weights[rows]
+        task = _Task(columns, weights / weights.sum(), end)
+        start = np.zeros((self.features.shape[1] + 1, len(columns.places)))
         for strength in strengths:
-            model.set_params(C=strength)
-            model.fit(self.features[rows], labels, sample_weight=self.weights[rows])
-            yield model
+            if len(columns.places):
+                # Taken anew each time: the paths of all folds are under way together.
+                start = task.solved(self.features[rows], 1 / (strength * float(weights.sum())), start)
+            yield columns.to_classes(start[:-1], start[-1])
 
-    def _widened(self, model: Any, present: Array) -> tuple[Array, Array]:
-        """Coefficients for every class; of two classes scikit-learn gives one column, their difference."""
-        classes = self.targets.shape[1]
-        kernel = np.zeros((self.features.shape[1], classes))
-        bias = np.full(classes, ABSENT)
-        coefficients, intercepts = model.coef_.T, model.intercept_
-        if len(present) == 2:
-            coefficients = np.concatenate([-coefficients, coefficients], axis=1) / 2
-            intercepts = np.concatenate([-intercepts, intercepts]) / 2
-        kernel[:, present], bias[present] = coefficients, intercepts
-        return kernel, bias
 
-    def _binary(self, rows: Array, column: int, strengths: list[float]) -> list[tuple[Array, float]]:
-        labels = self.targets[rows, column]
-        if labels.min() == labels.max():
-            # Nothing to tell apart: as sure as the number of pictures allows.
-            odds = float(np.log((labels.sum() + 0.5) / (len(labels) - labels.sum() + 0.5)))
-            return [(np.zeros(self.features.shape[1]), odds)] * len(strengths)
-        return [(model.coef_[0].copy(), float(model.intercept_[0])) for model in self._models(rows, labels, strengths)]
+@dataclass(frozen=True)
+class _Task:
+    columns: Columns
+    shares: Array
+    end: tuple[float, float]
+
+    def solved(self, features: Array, penalty: float, start: Array) -> Array:
+        """Weights and, in the last row, biases for one penalty."""
+        scale = self._steepness(features, penalty, start)
+
+        def value(moved: Array) -> tuple[float, Array]:
+            moved = moved / scale
+            losses, wrong = self._judged(features, moved)
+            # Scaled, as float32 knows no numbers below 1e-38.
+            slope = (features.T @ (wrong * len(wrong)).astype(np.float32)).astype(np.float64) / len(wrong)
+            slope = np.vstack([slope + penalty * moved[:-1], wrong.sum(axis=0)])
+            return float(losses @ self.shares) + 0.5 * penalty * float(np.square(moved[:-1]).sum()), slope / scale
+
+        close, least_gain = self.end
+        return minimised(value, start * scale, close=close, least_gain=least_gain) / scale
+
+    def _judged(self, features: Array, moved: Array) -> tuple[Array, Array]:
+        """Losses, and by how much each probability is too large, times what its picture counts."""
+        logits = (features @ moved[:-1].astype(np.float32)).astype(np.float64) + moved[-1]
+        losses, wrong = self.columns.losses(logits)
+        return losses, wrong * self.shares[:, None]
+
+    def _steepness(self, features: Array, penalty: float, start: Array) -> Array:
+        """Root of the curvature along each weight: in coordinates divided by it, all directions are about as steep."""
+        _, wrong = self.columns.losses((features @ start[:-1].astype(np.float32)).astype(np.float64) + start[-1])
+        chances = wrong + self.columns.labels
+        curvature = chances * (1 - chances) * self.shares[:, None] * len(features)
+        along = np.zeros(start[:-1].shape)
+        for begin in range(0, len(features), _AT_ONCE):
+            part = slice(begin, begin + _AT_ONCE)
+            along += np.square(features[part]).T @ curvature[part].astype(np.float32)
+        of_bias = np.maximum(curvature.mean(axis=0), _FLATTEST)
+        return np.sqrt(np.vstack([along / len(features) + penalty, of_bias]))
 
 
 @contextmanager
@@ -149,15 +184,9 @@ def solving() -> Iterator[Executor]:
     The products are small: threads that wait for each other within one cost ten times more than they gain, and what
     comes out would depend on how many there are.
     """
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as threads:
-        # Weak penalties on separable classes never end; the path stops where held-out pictures get worse. Here and not
-        # around each problem, since filters belong to all threads together.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with threadpool_limits(1), ThreadPoolExecutor(usable_cores()) as threads:
         yield threads
 
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.evaluation.linear import Basis, Problem, checked_features, class_probabilities, fold_rows, solving
+from greffon.evaluation.linear import (
+    CLOSELY,
+    Basis,
+    Problem,
+    checked_features,
+    class_probabilities,
+    fold_rows,
+    solving,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,9 +142,8 @@ def search(
             best, loss, held_out = _search(problem, strengths, splits, threads)
 
     def probe() -> Probe:
-        path = [strength for strength in strengths if strength <= best]
         with solving():
-            kernel, bias = list(problem.path(np.arange(count), path))[-1]
+            kernel, bias = next(problem.path(np.arange(count), [best], CLOSELY))
         return Probe(*basis.unproject(kernel, bias), best, loss, held_out, several_labels)
 
     return Searched(loss, probe)
@@ -146,7 +153,7 @@ def _search(
     problem: Problem, strengths: list[float], splits: list[tuple[Array, Array]], threads: Executor
 ) -> tuple[float, float, Array]:
     """The strength with the least loss on held-out pictures, that loss, and the probabilities behind it."""
-    paths = [iter(problem.path(train, strengths)) for train, _ in splits]
+    paths = [problem.path(train, strengths) for train, _ in splits]
     best, least, kept, worse = strengths[0], float("inf"), None, 0
 
     def answers(fold: int) -> Array:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.errors import DataError, InputError
-from greffon.evaluation.linear import ABSENT, FLAT, sample
+from greffon.evaluation.linear import FLAT, sample
+from greffon.evaluation.logistic import Columns, minimised
 from greffon.evaluation.probe import STRENGTHS, Probe, solve
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ STREAMED_BYTES = 256 * 2**20
 
 _BLOCK_BYTES = 32 * 2**20
 _WIDEST_COVARIANCE = 4096  # features; their covariance takes 128 MiB, and as much again
-_STEPS = 300
 _CLOSE = 1e-7  # of the gradient: probabilities then agree with the exact solution to about 1e-5
 
 
@@ -131,29 +131,21 @@ class _Streamed:
 
     Attributes:
         blocks: give the features.
-        labels: float64 (n, columns), what each column should be.
+        columns: what there is to solve for.
         weights: of the pictures; they sum to 1.
         mean: of the features.
         scale: of the features; infinite where they say nothing.
         penalty: of half the squared length, in the mean loss of the pictures.
-        softmax: whether the columns are one answer; else each is a yes or no.
-        places: the classes of the columns.
-        other: where there are two classes, of which one column is the difference, the other one.
-        full: bias of every class that has no column.
         factor: lower triangle (d, d) that turns weights into coordinates, or its diagonal (d,).
         steepness: of the loss by a logit, about.
     """
 
     blocks: _Blocks
-    labels: Array
+    columns: Columns
     weights: Array
     mean: Array
     scale: Array
     penalty: float
-    softmax: bool
-    places: Array
-    other: int | None
-    full: Array
     factor: Array
     steepness: float
 
@@ -162,38 +154,21 @@ class _Streamed:
         cls, blocks: _Blocks, targets: Array, weights: Array, mean: Array, scale: Array, strength: float, *,
         several_labels: bool,
     ) -> _Streamed:  # fmt: skip
-        count, softmax, other = targets.sum(axis=0), False, None
-        if several_labels:
-            full = np.log((count + 0.5) / (len(targets) - count + 0.5))
-            places = np.flatnonzero((count > 0) & (count < len(targets)))
-        else:
-            full, places = np.full(targets.shape[1], ABSENT), np.flatnonzero(count)
-            softmax = len(places) > 2
-            if not softmax:
-                other, places = int(places[0]), places[1:]
+        columns = Columns.of(targets, several_labels=several_labels)
         penalty = 1 / (strength * weights.sum())
         shares = weights / weights.sum()
-        steepness = float(np.mean((p := (targets[:, places].T @ shares)) * (1 - p))) if len(places) else 0.25
+        chances = columns.labels.T @ shares
+        steepness = float(np.mean(chances * (1 - chances))) if len(chances) else 0.25
         factor = _factor(blocks, mean, scale, penalty, steepness)
-        labels = targets[:, places]
-        return cls(blocks, labels, shares, mean, scale, penalty, softmax, places, other, full, factor, steepness)
+        return cls(blocks, columns, shares, mean, scale, penalty, factor, steepness)
 
     def solved(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
         """Standardised kernel (d, classes) and bias, from a start that is near."""
-        from scipy.optimize import minimize
-
-        kernel, bias = self._columns(kernel, bias)
-        shape = (len(kernel) + 1, kernel.shape[1])
-        start = np.concatenate([self._into(kernel), bias[None] * np.sqrt(self.steepness)])
-        options = {"maxiter": _STEPS, "gtol": _CLOSE, "ftol": 8 * np.finfo(float).eps, "maxcor": 20}
-
-        def value(flat: Array) -> tuple[float, Array]:
-            loss, slope = self._value(flat.reshape(shape))
-            return loss, slope.ravel()
-
-        if shape[1]:
-            start = minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
-        return self._classes(self._back(start[:-1]), start[-1] / np.sqrt(self.steepness))
+        kernel, bias = self.columns.from_classes(kernel, bias)
+        moved = np.concatenate([self._into(kernel), bias[None] * np.sqrt(self.steepness)])
+        if len(bias):
+            moved = minimised(self._value, moved, close=_CLOSE, least_gain=8 * np.finfo(float).eps)
+        return self.columns.to_classes(self._back(moved[:-1]), moved[-1] / np.sqrt(self.steepness))
 
     def _value(self, moved: Array) -> tuple[float, Array]:
         """Loss and gradient, all features read once."""
@@ -203,7 +178,7 @@ class _Streamed:
         for part, block in self.blocks:
             np.subtract(block, self.mean.astype(np.float32), out=block)
             logits = (block @ weights).astype(np.float64) + bias
-            losses, wrong = _losses(logits, self.labels[part], softmax=self.softmax)
+            losses, wrong = self.columns.losses(logits, part)
             loss += float(losses @ self.weights[part])
             wrong *= self.weights[part][:, None]
             # Scaled, as float32 knows no numbers below 1e-38; and never all at once, so that sums are exact enough.
@@ -212,20 +187,6 @@ class _Streamed:
         loss += 0.5 * self.penalty * float((kernel**2).sum())
         slope = slope / self.scale[:, None] + self.penalty * kernel
         return loss, np.concatenate([self._pulled(slope), of_bias[None] / np.sqrt(self.steepness)])
-
-    def _columns(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
-        if self.other is None:
-            return kernel[:, self.places], bias[self.places]
-        return kernel[:, self.places] - kernel[:, [self.other]], bias[self.places] - bias[[self.other]]
-
-    def _classes(self, kernel: Array, bias: Array) -> tuple[Array, Array]:
-        """Of all classes."""
-        whole, biases = np.zeros((len(kernel), len(self.full))), self.full.copy()
-        share = 1 if self.other is None else 0.5
-        whole[:, self.places], biases[self.places] = share * kernel, share * bias
-        if self.other is not None:
-            whole[:, self.other], biases[self.other] = -share * kernel[:, 0], -share * bias[0]
-        return whole, biases
 
     def _into(self, kernel: Array) -> Array:
         return self.factor[:, None] * kernel if self.factor.ndim == 1 else self.factor.T @ kernel
@@ -279,17 +240,6 @@ def _factor(blocks: _Blocks, mean: Array, scale: Array, penalty: float, steepnes
     covariance *= steepness / blocks.count
     covariance[np.diag_indices(len(covariance))] += penalty
     return np.asarray(cholesky(covariance, lower=True, overwrite_a=True, check_finite=False))
-
-
-def _losses(logits: Array, labels: Array, *, softmax: bool) -> tuple[Array, Array]:
-    """Loss of every picture, and by how much each probability is too large."""
-    if not softmax:
-        losses = np.logaddexp(0, logits) - labels * logits
-        return losses.sum(axis=1), 1 / (1 + np.exp(-np.clip(logits, -500, 500))) - labels
-    logits = logits - logits.max(axis=1, keepdims=True)
-    exponents = np.exp(logits)
-    sums = exponents.sum(axis=1)
-    return np.log(sums) - (labels * logits).sum(axis=1), exponents / sums[:, None] - labels
 
 
 def _check(targets: Array, weights: Array, *, several_labels: bool) -> None:
