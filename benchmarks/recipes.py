@@ -48,6 +48,8 @@ def sides():
     }
     for name, change in HEADS.items():
         named[f"+ {name}"] = default.replace(head=default.head.replace(**change))
+    for name, change in BLOCKS.items():
+        named[f"+ {name}"] = default.replace(stages=(probe, block.replace(**change)))
     for base, unfreeze in BASES.items():
         stage = block.replace(unfreeze=unfreeze, only_if_better=False)
         plain = default.replace(head=default.head.replace(pool="avg"), stages=(probe, stage))
@@ -92,6 +94,13 @@ HEADS = {
     "blocks2": {"pool": "blocks2"},
 }
 """Options of the head, each tried alone."""
+
+BLOCKS = {
+    "soup 5": {"soup": 5},
+    "soup 5, mixup 0.2": {"soup": 5, "mixup": 0.2},
+    "ema 0.99": {"ema": 0.99},
+}
+"""Options of the last block's stage, each tried in the default recipe as it is otherwise."""
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

@@ -74,13 +74,13 @@ def _practice(by_set):
     sets = [name for name in NAMES if any(side.endswith(PLAIN) for side in by_set.get(name, {}))]
     yield "| unfrozen | option | " + " | ".join(f"{NAMES[name]}: accuracy, log loss" for name in sets) + " |"
     yield "|---|---|" + "---|" * len(sets)
-    sides = list(dict.fromkeys(side for name in sets for side in by_set[name] if ": " in side))
-    sides = [side for side in sides if any(_practice_cell(by_set[name], side.split(": ")[0], side) for name in sets)]
+    sides = dict.fromkeys(side for name in sets for side in by_set[name] if ": " in side)
     # The plain stage in front of its options.
     for side in sorted(sides, key=lambda side: (side.split(": ")[0], not side.endswith(PLAIN), side)):
         base, option = side.split(": ", 1)
         cells = [_practice_cell(by_set[name], base, side) for name in sets]
-        yield f"| {base} | {'none' if side.endswith(PLAIN) else f'`{option}`'} | " + " | ".join(cells) + " |"
+        if any(cells):
+            yield f"| {base} | {'none' if side.endswith(PLAIN) else f'`{option}`'} | " + " | ".join(cells) + " |"
 
 
 def _practice_cell(sides, base, side):
@@ -88,12 +88,16 @@ def _practice_cell(sides, base, side):
     if not values or not plain:
         return ""
     if side == base + PLAIN:
-        return f"{_mean(_all(values, 'accuracy'), 3)}, {_mean(_all(values, 'log_loss'), 3)}; {len(values)} seeds"
+        return f"{_mean(_all(values, 'accuracy'), 3)}, {_mean(_all(values, 'log_loss'), 3)}; {_seeds(len(values))}"
     seeds = len(set(values) & set(plain))
     if seeds < 2:
         return ""
     loss = _paired(values, plain, "log_loss", 1, digits=3)
-    return f"{_paired(values, plain, 'accuracy', 100)}, {loss}; {seeds} seeds"
+    return f"{_paired(values, plain, 'accuracy', 100)}, {loss}; {_seeds(seeds)}"
+
+
+def _seeds(count):
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _all(values, name):
