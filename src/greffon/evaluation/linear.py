@@ -39,8 +39,8 @@ class Basis:
 
     The penalty sees lengths alone, so the solution lies in the span of the pictures: a rotation changes nothing.
 
-    Its coordinates are the pictures' principal components: uncorrelated, so that a problem's curvature is nearly that of
-    each coordinate alone, by which `Problem` scales them.
+    Its coordinates are the pictures' principal components: uncorrelated, so that the curvature of a problem is nearly
+    that of each coordinate alone, by which `Problem` scales them.
 
     Attributes:
         mean: of each feature.
