@@ -42,7 +42,7 @@ def test_they_are_those_of_scikit_learn():
 def test_a_probe_that_was_solved_is_taken(monkeypatch):
     solved = solve(*_made())
     monkeypatch.setattr(module, "solve", None)
-    assert baselines(*_made(), *_made(80, seed=1), probe=solved).rows[-1].name == "probe"
+    assert baselines(*_made(), *_made(80, seed=1), probe=solved).rows[-1].name == "linear head"
 
 
 def test_parts_of_the_similarities_give_the_same(monkeypatch):
@@ -80,7 +80,12 @@ def test_a_result_stands_beside_them():
     found = baselines(*train, *test).beside("this run", result)
     lines = str(found).splitlines()
     assert lines[0].split() == ["what", "accuracy", "95", "%", "interval", "balanced", "accuracy", "log", "loss"]
-    assert [line.split("  ")[0] for line in lines[1:]] == ["majority class", "nearest neighbour", "probe", "this run"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        "majority class",
+        "nearest neighbour",
+        "linear head",
+        "this run",
+    ]
     assert " 1.000 " in lines[4]
     console = Console(width=120, record=True)
     console.print(found)

@@ -1,4 +1,4 @@
-"""Classes that are hard to tell apart: which two a probe takes for one another, and how often."""
+"""Classes that are hard to tell apart: which two a linear head takes for one another, and how often."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def confusion(probabilities: Array, given: Array) -> Array:
     """How often each class was taken for each.
 
     Args:
-        probabilities: float (n, classes), of probes that have not seen the picture.
+        probabilities: float (n, classes), of heads that have not seen the picture.
         given: int (n,), the classes of the pictures.
 
     Returns:
@@ -47,7 +47,7 @@ def hard_to_tell_apart(
     """Pairs of classes that are taken for one another often, the worst first.
 
     Args:
-        probabilities: float (n, classes), of probes that have not seen the picture.
+        probabilities: float (n, classes), of heads that have not seen the picture.
         given: int (n,), the classes of the pictures.
         class_names: in the order of the probabilities.
         paths: of the pictures.
@@ -72,7 +72,7 @@ def hard_to_tell_apart(
             at = at[np.argsort(probabilities[at, given[at]])][:_EXAMPLES]
             names = f"{class_names[one]} and {class_names[other]}"
             sentence = (
-                f"{names} are hard to tell apart: a probe takes {confused:,} of {count:,} for the other one "
+                f"{names} are hard to tell apart: a linear head takes {confused:,} of {count:,} for the other one "
                 f"({confused / count:.0%}, 95 % interval {low:.0%} to {high:.0%}); {class_names[one]} for "
                 f"{class_names[other]} {counts[one, other]:,} times, the other way round {counts[other, one]:,}"
             )

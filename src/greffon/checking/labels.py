@@ -1,6 +1,6 @@
 """Likely label errors: pictures that a classifier, which has not seen them, is sure are something else.
 
-The solved head gives every picture the probabilities of a probe that has not learned from it. Averaged over several
+The solved head gives every picture the probabilities of a head that has not learned from it. Averaged over several
 partitions into folds these hang less on luck. From them confident learning (Northcutt et al. 2021, the library
 cleanlab) estimates how many labels are wrong; the pictures with the least probable labels are told.
 """
@@ -44,7 +44,7 @@ def held_out_probabilities(
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
 ) -> Array | None:
-    """For every picture the probabilities of probes that have not seen it, nor its copies.
+    """For every picture the probabilities of heads that have not seen it, nor its copies.
 
     Args:
         features: floating point (n, d).
@@ -113,7 +113,7 @@ def label_errors(
     """Pictures whose label is probably wrong, the surest first.
 
     Args:
-        probabilities: float (n, classes), of probes that have not seen the picture.
+        probabilities: float (n, classes), of heads that have not seen the picture.
         labels: of each picture; one each unless `several_labels`.
         class_names: in the order of the probabilities.
         paths: of the pictures.
@@ -175,11 +175,11 @@ def _sentence(row: Array, given: Sequence[int], class_names: Sequence[str], *, s
     if not several_labels:
         best = int(row.argmax())
         return (
-            f"is labelled {class_names[given[0]]}, which a probe that has not seen it gives {row[given[0]]:.0%}: "
+            f"is labelled {class_names[given[0]]}, which a linear head that has not seen it gives {row[given[0]]:.0%}: "
             f"{class_names[best]} {row[best]:.0%}"
         )
     lacking = [number for number in np.argsort(-row) if row[number] > 0.5 and number not in given]
     doubtful = [number for number in given if row[number] < 0.5]
     parts = [f"{class_names[number]} is missing ({row[number]:.0%})" for number in lacking]
     parts += [f"{class_names[number]} is doubtful ({row[number]:.0%})" for number in doubtful]
-    return f"has labels that a probe that has not seen it would not give: {', '.join(parts)}"
+    return f"has labels that a linear head that has not seen it would not give: {', '.join(parts)}"

@@ -58,7 +58,7 @@ def evaluate(  # noqa: PLR0913  # a command's options
         bool | None,
         Parameter(
             show_default=False,
-            help="compare with the largest class, the most similar training picture and a head solved on the run's "
+            help="compare with the largest class, the most similar training picture and a linear head on the run's "
             "features, for which training pictures must be in DATA; by default where they are among those evaluated",
         ),
     ] = None,

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _CELLS = 20_000_000  # similarities that are in memory at once
+LINEAR = "linear head"
+"""What the solved head is called as a baseline; a stage that solves one is usually called `probe`."""
+
+_KEYS = {LINEAR: "probe"}  # in JSON, for programs that read what was always written so
 _HEADINGS = ("what", "accuracy", "95 % interval", "balanced accuracy", "log loss")
 
 
@@ -30,7 +34,7 @@ class Baseline:
     """One baseline on the same pictures as the result.
 
     Attributes:
-        name: `majority class`, `nearest neighbour` or `probe`.
+        name: `majority class`, `nearest neighbour` or `linear head`.
         accuracy: 0..1.
         interval: 95 % Wilson interval of the accuracy.
         balanced_accuracy: 0..1, or None where nothing can be said.
@@ -71,8 +75,8 @@ class Baselines:
     rows: tuple[Baseline, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Each by its name, as plain values, ready for JSON."""
-        return {row.name: row.to_dict() for row in self.rows}
+        """Each by its name, the linear head as `probe`; plain values, ready for JSON."""
+        return {_KEYS.get(row.name, row.name): row.to_dict() for row in self.rows}
 
     def beside(self, name: str, measures: Measures) -> Baselines:
         """The same with a result as the last row."""
@@ -131,10 +135,10 @@ def baselines(
         several_labels: whether a picture may have several labels.
         probe: a head that was solved on the training pictures already; None: it is solved.
         groups: int (n,), near-copies among the training pictures; see `solve`.
-        seed: of the folds that choose the probe's penalty.
+        seed: of the folds that choose the linear head's penalty.
 
     Returns:
-        Three rows; without the probe where the training pictures are of one class.
+        Three rows; without the linear head where the training pictures are of one class.
 
     Raises:
         InputError: shapes do not go together, or a number is not finite.
@@ -148,7 +152,7 @@ def baselines(
         >>> features = random.normal(size=(60, 3)) + 4 * targets[:, :1]
         >>> found = baselines(features[:40], targets[:40], features[40:], targets[40:])
         >>> [row.name for row in found.rows]
-        ['majority class', 'nearest neighbour', 'probe']
+        ['majority class', 'nearest neighbour', 'linear head']
     """
     train, test = _checked(train_features, train_targets), _checked(test_features, test_targets)
     if train[0].shape[1] != test[0].shape[1] or train[1].shape[1] != test[1].shape[1]:
@@ -163,7 +167,7 @@ def baselines(
     if probe is None and (several_labels or (train[1].sum(axis=0) > 0).sum() > 1):
         probe = solve(train[0], train[1], several_labels=several_labels, groups=groups, seed=seed)
     if probe is not None:
-        rows.append(_measured("probe", probe.probabilities(test[0]), test[1], several_labels))
+        rows.append(_measured(LINEAR, probe.probabilities(test[0]), test[1], several_labels))
     return Baselines(tuple(rows))
 
 
