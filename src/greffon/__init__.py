@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from greffon.searching.tune import tune
     from greffon.training.fit import fit
     from greffon.training.many import fit_many
-    from greffon.training.plan import Plan, plan
+    from greffon.training.plan import plan
     from greffon.training.reproduce import Reproduction, reproduce
     from greffon.training.resume import resume
     from greffon.training.run import Run
     from greffon.training.train import train
     from greffon.training.trials import Trial, TrialResult
+    from greffon.training.ways import Plan
 
 # Public name -> its module. Imported on first use, so that `import greffon` stays under a few milliseconds.
 _HOMES = {
@@ -47,7 +48,7 @@ _HOMES = {
     "fit": "greffon.training.fit",
     "fit_many": "greffon.training.many",
     "plan": "greffon.training.plan",
-    "Plan": "greffon.training.plan",
+    "Plan": "greffon.training.ways",
     "Trial": "greffon.training.trials",
     "TrialResult": "greffon.training.trials",
     "train": "greffon.training.train",

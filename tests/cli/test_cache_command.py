@@ -47,6 +47,21 @@ def test_info(filled, capsys):
     assert "1.5 kB" in out
 
 
+def test_the_table_fits_into_80_columns(cache_folder, capsys):
+    from rich.console import Console
+
+    from greffon.cli.cache import _contents, _tables
+
+    label = "resnet50-thin, conv4_block6_out and conv5_block1_0_conv, float16, int8"
+    with ActivationStore(cache_folder / "activations") as store:
+        store.trunk(b"t" * 16, label=label).put_many([b"a" * 16], (np.ones((1, 4), "float16"),))
+    console = Console(width=80, record=True)
+    console.print(_tables(_contents()))
+    lines = console.export_text().splitlines()
+    assert sum("UTC" in line or " bytes" in line for line in lines if "activations:" not in line) == 2
+    assert " ".join(line[:44].strip() for line in lines).count(label) == 1  # broken at blanks alone
+
+
 def test_clear_leaves_weights_unless_asked(filled, capsys):
     assert told(capsys, "clear", "--yes")["freed_bytes"] > 0
     found = told(capsys, "info")

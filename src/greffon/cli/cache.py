@@ -137,16 +137,16 @@ def _tables(found: dict[str, Any]) -> "Group":
     kept = found["activations"]
     limit = f" of at most {size(kept['limit_bytes'])}" if kept["limit_bytes"] is not None else ""
     activations = plain_table("trunk", title=f"activations: {size(kept['bytes'])}{limit}")
-    activations.add_column("pictures", justify="right")
-    activations.add_column("size", justify="right")
-    activations.add_column("last used (UTC)")
+    activations.add_column("pictures", justify="right", no_wrap=True)
+    activations.add_column("size", justify="right", no_wrap=True)
+    activations.add_column("last used (UTC)", no_wrap=True)
     for trunk in kept["trunks"]:
-        last_used = trunk["last_used"].partition("+")[0].replace("T", " ")
+        last_used = trunk["last_used"][:16].replace("T", " ")
         name = trunk["label"] or trunk["digest"]
         activations.add_row(Text(name), f"{trunk['activations']:,}", size(trunk["bytes"]), last_used)
     total = sum(file["bytes"] for file in found["weights"])
     weights = plain_table("file", title=f"weights: {size(total)}")
-    weights.add_column("size", justify="right")
+    weights.add_column("size", justify="right", no_wrap=True)
     for file in found["weights"]:
         weights.add_row(Text(file["file"]), size(file["bytes"]))
     parts: list[Any] = [Text(f"cache folder: {found['folder']}")]

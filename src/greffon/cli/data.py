@@ -35,6 +35,11 @@ ColumnNames = Annotated[
 _WHAT = ("path", "label", "group", "split", "separator")
 
 
+def column_words(given: tuple[str, ...]) -> list[str]:
+    """`--column` as it was given: for commands that messages show."""
+    return [word for text in given for word in ("--column", text)]
+
+
 def columns_of(given: tuple[str, ...]) -> "Columns | None":
     """The columns that `--column` names; None where there are none.
 

@@ -144,6 +144,24 @@ def _validate(name: str, value: Any) -> Any:
         raise ValueError(f"{problem}. Got {value!r}{nearest(str(value), _choices(field))}") from None
 
 
+def flag_words(recipe: str, flags: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that name a recipe and change it in the same way: for commands that messages show.
+
+    Example:
+        >>> from greffon.cli.flags import flag_words
+        >>> " ".join(flag_words("default", {"weights": "thin", "unfreeze": ["conv4", "conv5"], "nesterov": True}))
+        '--weights thin --unfreeze conv4 --unfreeze conv5 --nesterov'
+    """
+    words = [] if recipe == "default" else ["--recipe", recipe]
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            words.append(flag_name(name) if value else flag_name(f"no_{name}"))
+        else:
+            each = value if isinstance(value, list | tuple) else [value]
+            words += [word for one in each for word in (flag_name(name), _word(one))]
+    return words
+
+
 def flag_name(option: str) -> str:
     """`--like-this` for `like_this`."""
     return "--" + option.replace("_", "-")

@@ -2,18 +2,16 @@
 
 # Annotations are evaluated here: Cyclopts makes the command line of them.
 
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags
-from greffon.cli.output import Json, plain_table, print_json, reporter, show
+from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags, flag_name, flag_words
+from greffon.cli.output import Json, command_line, print_json, reporter, show
 from greffon.recipe import load_recipe
-
-if TYPE_CHECKING:
-    from greffon.training.plan import Plan
 
 
 def plan(
@@ -30,8 +28,8 @@ def plan(
 ) -> None:
     """Say how long each way to train would take on this machine, and which fits into a time.
 
-    Measures on some of the pictures: decoding, the frozen part, a few steps of training. Each line of the table is
-    one way to train, with what it takes the first time, the time of a run that finds its activations stored, and the
+    Measures on some of the pictures: decoding, the frozen part, a few steps of training. Each row of the table is one
+    way to train, with what it takes the first time, the time of a run that finds its activations stored, and the
     flags that `greffon train` needs for it.
 
     Example: greffon plan photos --budget 10m --weights thin
@@ -40,27 +38,30 @@ def plan(
     from greffon.training.plan import plan as make_plan
 
     found = make_plan(data, recipe=chosen, budget=budget, seconds=seconds, reporter=reporter(to_stderr=json))
+    given = {option: (options or {})[option] for option in _OF_A_ROW if option in (options or {})}
+    if given:
+        found = found.with_flags({flag_name(option): _value(value) for option, value in given.items()})
+    others = {option: value for option, value in (options or {}).items() if option not in given}
+    train = command_line("train", data, "-o", "RUN", *flag_words(recipe, others))
+    command = None if found.choice is None else f"{train} {found.choice.flags}".rstrip()
     if json:
-        print_json(found.to_dict())
-    elif sys.stdout.isatty():
-        _show(found)
-    else:
-        # A pipe has no width to fit into, and plain lines are what `grep` and `less` like.
-        show(str(found))
+        print_json({**found.to_dict(), "train": train, "command": command})
+        return
+    from rich import get_console
+    from rich.text import Text
 
-
-def _show(found: "Plan") -> None:
-    from greffon.training.plan import COLUMNS
-
-    table: Any = plain_table(*COLUMNS)
-    for row, cells in zip(found.rows, found.cells(), strict=True):
-        table.add_row(*map(_escaped, cells), style="bold" if row is found.choice else None)
-    show(table)
+    width = get_console().width if sys.stdout.isatty() else None  # a pipe has no width to fit into
+    for line in found.lines(width):
+        show(Text(line, "bold" if line.startswith("> ") else ""))
     for remark in found.remarks():
-        show(remark)
+        show(Text(remark))
+    show(Text("to train so:" if command else "to train so, with the flags of its row:"))
+    show(command or train)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+# What a row may change of the recipe as it was given.
+_OF_A_ROW = ("unfreeze", "precision", "views")
 
-    return escape(text)
+
+def _value(value: Any) -> str:
+    return shlex.quote(",".join(value) if isinstance(value, list | tuple) else str(value))

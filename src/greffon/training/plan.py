@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from greffon.errors import DataError, InputError
 from greffon.pictures.layout import read_layout
 from greffon.recipe import Recipe
 from greffon.training.estimate import SEGMENTS, Measured, Workload, estimate
-from greffon.training.progress import ConsoleReporter, Reporter, duration
+from greffon.training.progress import ConsoleReporter, Reporter
 from greffon.training.start import build_model, find_start
+from greffon.training.ways import Plan, PlanRow, choose
 from greffon.weights.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -27,142 +29,13 @@ if TYPE_CHECKING:
 
 MEASURING = 20.0
 """Seconds of measuring."""
-FEW = 800
-"""With fewer pictures than this a trained head is usually as good as unfreezing more (Kornblith et al. 2019)."""
 
 _NAMES = {segment: "all" if segment == "early" else segment for segment in SEGMENTS}
-_DEPTHS = ("head", "last-block", "conv5", "conv4", "all")
 _MORE_VIEWS = 4
-# Of a first run's time; where the slowest is within it, one figure is said.
-_ALIKE = 1.1
 _DURATION = re.compile(
     r"(?:(?P<h>\d+(?:\.\d+)?)\s*h(?:ours?)?)?\s*(?:(?P<m>\d+(?:\.\d+)?)\s*m(?:in(?:utes?)?)?)?\s*"
     r"(?:(?P<s>\d+(?:\.\d+)?)\s*s(?:ec(?:onds?)?)?)?"
 )
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One way to train.
-
-    Attributes:
-        name: what trains: `head`, `last-block`, `conv5`, `conv4` (and conv5), `all`, or `recipe` for the recipe's own
-            last stage where that is none of these.
-        precision: of the trunk, `fp32` or `int8`.
-        views: of each picture to learn from.
-        first: seconds of a first run, at most: no stage ends early.
-        slowest: the same where all steps of the tail are slow: its threads one after another, as where another process
-            holds a processor.
-        rerun: seconds of a run with another head or learning rate, on stored activations.
-        memory: bytes that the process needs.
-        disk: bytes of activations.
-        flags: what to give to `greffon train`.
-        measured: whether its steps were measured; else they are scaled from those of the next depth.
-        parts: seconds of the first run by what they go into.
-        note: what is in the way, or nothing.
-    """
-
-    name: str
-    precision: str
-    views: int
-    first: float
-    rerun: float
-    memory: int
-    disk: int
-    flags: str
-    measured: bool
-    parts: dict[str, float]
-    note: str = ""
-    slowest: float = 0.0
-
-    @property
-    def depth(self) -> int:
-        """Place in the order of depth; a recipe's own rule stands with the head."""
-        return _DEPTHS.index(self.name) if self.name in _DEPTHS else 0
-
-    @property
-    def lasts(self) -> str:
-        """The first run's time as text, as a range where it depends on the kind of steps."""
-        if self.slowest <= _ALIKE * self.first:
-            return duration(self.first)
-        return f"{duration(self.first)} to {duration(self.slowest)}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """By name, times in tenths of a second."""
-        rounded = {name: round(getattr(self, name), 1) for name in ("first", "slowest", "rerun")}
-        values = asdict(self) | rounded
-        return values | {"parts": {name: round(seconds, 2) for name, seconds in self.parts.items()}}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `greffon.plan` found.
-
-    Attributes:
-        pictures: how many there are to learn from (`train`) and held out (`val`).
-        rows: the ways to train, the least deep first.
-        budget: seconds that may be spent; None: not said.
-        choice: the row to take within the budget; None without a budget, or where nothing fits.
-        why: why that one; or what comes nearest.
-        left_out: what has no row, and why.
-        times: what was measured.
-    """
-
-    pictures: dict[str, int]
-    rows: tuple[PlanRow, ...]
-    budget: float | None
-    choice: PlanRow | None
-    why: str
-    left_out: tuple[str, ...]
-    times: Measured
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "pictures": self.pictures,
-            "rows": [row.to_dict() for row in self.rows],
-            "budget": self.budget,
-            "choice": None if self.choice is None else self.choice.to_dict(),
-            "why": self.why,
-            "left_out": list(self.left_out),
-            "measured": self.times.to_dict(),
-        }
-
-    def cells(self) -> Iterator[tuple[str, ...]]:
-        """The table's lines as text: plan, precision, views, first run, rerun, memory, disk, flags."""
-        for row in self.rows:
-            about = "" if row.measured else "about "
-            yield (
-                ("> " if row is self.choice else "") + row.name,
-                row.precision,
-                str(row.views),
-                about + row.lasts,
-                about + duration(row.rerun),
-                f"{row.memory / 1e9:.1f} GB",
-                f"{math.ceil(row.disk / 1e6)} MB",
-                row.flags + (f" ({row.note})" if row.note else ""),
-            )
-
-    def remarks(self) -> list[str]:
-        """What is to be read below the table."""
-        remarks = [f"measured for {self.times.spent:.0f} s; no stage is taken to end early"]
-        if any(row.slowest > _ALIKE * row.first for row in self.rows):
-            remarks.append(
-                '"to": where something else keeps a processor busy, steps take as long as their threads one by one'
-            )
-        if not all(row.measured for row in self.rows):
-            remarks.append('"about": steps scaled from a shallower cut; --seconds gives measuring more time')
-        return [*remarks, *self.left_out, *([self.why] if self.why else [])]
-
-    def __str__(self) -> str:
-        lines = [COLUMNS, *self.cells()]
-        widths = [max(len(line[place]) for line in lines) for place in range(len(COLUMNS))]
-        rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*(row.rstrip() for row in rows), *self.remarks()])
-
-
-COLUMNS = ("plan", "precision", "views", "first run", "rerun", "memory", "disk", "greffon train")
-"""Headings of `Plan.cells`."""
 
 
 def plan(
@@ -249,46 +122,6 @@ def parse_budget(budget: str | float) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise InputError(f"budget must be a time above 0 such as 10m, 1h30m or 90s, got {budget!r}")
     return seconds
-
-
-def choose(rows: Sequence[PlanRow], pictures: int, budget: float | None) -> tuple[PlanRow | None, str]:
-    """The row to take within a budget, and why; without a budget none.
-
-    With few pictures the head, since unfreezing more is then seldom better; else the deepest that fits. Of those with
-    the same depth float32 before int8, and one view before several.
-    """
-    if budget is None:
-        return None, ""
-    in_budget = [row for row in rows if row.first <= budget and not row.note]
-    if not in_budget:
-        nearest = min(rows, key=lambda row: row.first)
-        return None, (
-            f"nothing fits into {duration(budget)}; nearest is {_called(nearest)} with {duration(nearest.first)}"
-            + (f" ({nearest.note})" if nearest.note else "")
-        )
-    best = max(in_budget, key=_preference)
-    if pictures < FEW and in_budget[0].depth == 0 < best.depth:
-        head = max((row for row in in_budget if row.depth == 0), key=_preference)
-        return head, (
-            f"within {duration(budget)}: {_called(head)}; with {pictures} pictures, under about {FEW}, a trained head "
-            f"is usually as good as unfreezing more. {_called(best)} fits too ({duration(best.first)}): worth a try "
-            "where classes differ in fine detail"
-        )
-    late = f"; up to {duration(best.slowest)} if the machine is busy otherwise" if best.slowest > budget else ""
-    return best, f"within {duration(budget)}: {_called(best)}, the deepest that fits, in {duration(best.first)}{late}"
-
-
-def _preference(row: PlanRow) -> tuple[int, bool, int]:
-    return row.depth, row.precision == "fp32", -row.views
-
-
-def _called(row: PlanRow) -> str:
-    words = [
-        row.name,
-        *(["int8"] if row.precision == "int8" else []),
-        *([f"{row.views} views"] if row.views > 1 else []),
-    ]
-    return " ".join(words)
 
 
 # --- the pictures ---------------------------------------------------------------------------------------------------
@@ -399,7 +232,7 @@ def _row(
 
 def _flags(rule: Unfreeze, recipe: Recipe, precision: str, views: int) -> str:
     rules = rule if isinstance(rule, tuple) else (rule,)
-    flags = [] if rule == recipe.stages[-1].unfreeze else [f"--unfreeze {','.join(map(str, rules))}"]
+    flags = [] if rule == recipe.stages[-1].unfreeze else [f"--unfreeze {shlex.quote(','.join(map(str, rules)))}"]
     flags += [] if precision == recipe.precision else [f"--precision {precision}"]
     flags += [] if views == recipe.views else [f"--views {views}"]
     return " ".join(flags)
