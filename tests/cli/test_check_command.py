@@ -41,6 +41,7 @@ def test_wrong_is_4_and_a_table(bad, capsys):
     out = capsys.readouterr().out
     assert "wrong" in out
     assert "cat/empty.jpg: is empty (0 bytes)" in out
+    assert f"the finding, with pictures: greffon check {bad} --weights none -o checked" in out
 
 
 def test_what_is_to_be_looked_at_is_4_only_if_asked_for(pictures, capsys):
@@ -63,7 +64,8 @@ def test_files_are_written_and_named(bad, tmp_path, capsys):
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["check.html", "manifest.csv", "preview.png"]
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert (tmp_path / "sheet.jpg").read_bytes().startswith(b"\xff\xd8")
-    assert str(tmp_path / "out" / "manifest.csv") in out
+    assert f"greffon train obeys it: greffon train {bad} -o RUN --manifest {tmp_path / 'out' / 'manifest.csv'}" in out
+    assert "with pictures: greffon check" not in out
 
 
 def test_decisions_make_it_0(bad, tmp_path, capsys):
@@ -79,7 +81,12 @@ def test_columns_are_passed_on(pictures, tmp_path, capsys):
     table = tmp_path / "in" / "table.csv"
     rows = [f"{name}/{n}.png,{name}" for name in ("cat", "dog") for n in range(4)]
     table.write_text("\n".join(["which,what", *rows]), encoding="utf-8")
-    assert run(table, "--column", "path=which", "--column", "label=what") == 0
+    capsys.readouterr()
+    Image.new("RGB", (40, 40), "red").save(pictures / "cat" / "0.png")
+    words = ["--column", "path=which", "--column", "label=what", "--image-size", "64"]
+    assert run(table, *words) == 0
+    again = "--weights none --image-size 64 --column path=which --column label=what -o checked"
+    assert f"greffon check {table} {again}" in capsys.readouterr().out
     assert run(table, "--column", "paht=which") == 2
 
 
@@ -115,3 +122,20 @@ def test_options_are_passed_on(monkeypatch, capsys):
 
 def test_no_such_folder_is_2(capsys):
     assert run("nowhere") == 2
+
+
+def test_a_narrow_terminal_has_sentences_below_their_kind(bad):
+    from rich.console import Console
+
+    from greffon.checking.check import check
+
+    (bad / "dog" / "copy.png").write_bytes((bad / "dog" / "1.png").read_bytes())
+    (bad / "dog" / "copy too.png").write_bytes((bad / "dog" / "2.png").read_bytes())
+    found = check(bad, weights="none", reporter=None)
+    narrow, wide = Console(width=80, record=True), Console(width=1000, record=True)
+    for console in (narrow, wide):
+        console.print(found)
+    lines = narrow.export_text().splitlines()
+    assert "wrong   unreadable: empty (1)" in [line.rstrip() for line in lines]
+    assert "        cat/empty.jpg: is empty (0 bytes)" in [line.rstrip() for line in lines]
+    assert any("exact copies (2)" in line and "  the first: " in line for line in wide.export_text().splitlines())

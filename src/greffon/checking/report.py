@@ -11,10 +11,13 @@ from greffon.checking.page import write_page
 from greffon.errors import InputError
 from greffon.pictures.contact_sheet import Shown, contact_sheet
 from greffon.pictures.quarantine import save_manifest
+from greffon.say import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import polars as pl
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
     from greffon.checking.findings import Finding, Severity
     from greffon.pictures.catalog import Catalog
@@ -25,6 +28,7 @@ PAGE, MANIFEST, PREVIEW = "check.html", "manifest.csv", "preview.png"
 
 _NAMED = 2
 _LONGEST = 240
+_WIDE = 160  # characters of a terminal, from which on a row is one line
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,20 +131,22 @@ class Check:
         lines = [f"{severity}  {kind}  {count}  {what}" for severity, kind, count, what in self._rows()]
         return "\n".join([*lines, *self._closing()])
 
-    def __rich__(self) -> RenderableType:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Group
-        from rich.table import Table
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.padding import Padding
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-        for heading in ("", "what", "count", "the first"):
-            table.add_column(heading, overflow="fold", justify="right" if heading == "count" else "left")
         styles = {"wrong": "bold red", "look": "yellow"}
-        for severity, *cells in self._rows():
-            table.add_row(Text(severity, styles.get(severity, "dim")), *map(Text, cells))
-        closing = Text("\n".join(self._closing()))
-        return Group(table, Text(), closing) if self.findings else closing
+        for severity, kind, count, first in self._rows():
+            head = Text.assemble((f"{severity:<8}", styles.get(severity, "dim")), f"{kind} ({count})")
+            told = Text(first if count == "1" else f"the first: {first}")
+            if options.max_width > _WIDE:
+                yield Text.assemble(head, "  ", told)
+            else:
+                yield head
+                yield Padding(told, (0, 0, 0, 8), expand=False)
+        if self.findings:
+            yield Text()
+        yield Text("\n".join(self._closing()))
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         rows: list[tuple[str, str, str, str]] = []
@@ -152,11 +158,11 @@ class Check:
     def _closing(self) -> list[str]:
         wrong, look = len(self.open("wrong")), len(self.open("look"))
         classes = len(self.catalog.class_names)
-        lines = [f"{len(self.catalog.ok):,} pictures of {classes} classes: {wrong:,} wrong, {look:,} to look at"]
+        lines = [
+            f"{counted(len(self.catalog.ok), 'picture')} of {classes} classes: {wrong:,} wrong, {look:,} to look at"
+        ]
         names = {"page": "look and decide", "manifest": "decisions", "preview": "what the network sees"}
         lines += [f"{names[name]}: {file}" for name, file in self.files.items()]
-        if "manifest" in self.files:
-            lines.append(f"greffon train obeys it: --manifest {self.files['manifest']}")
         return lines
 
 

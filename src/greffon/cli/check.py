@@ -3,13 +3,16 @@
 # Annotations are evaluated here: Cyclopts makes the command line of them.
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from greffon.cli.data import ColumnNames, Data, columns_of
-from greffon.cli.output import Json, print_json, reporter, show
+from greffon.cli.data import ColumnNames, Data, column_words, columns_of
+from greffon.cli.output import Json, command_line, print_json, reporter, show
 from greffon.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from greffon.checking.report import Check
 
 
 def check(  # noqa: PLR0913 - all but the first are options, by keyword only
@@ -77,5 +80,33 @@ def check(  # noqa: PLR0913 - all but the first are options, by keyword only
         print_json({"data": data, **found.to_dict()})
     else:
         show(found)
+        flags = {"--weights": weights, "--image-size": image_size, "--resize": resize, "--seed": seed}
+        again = [*column_words(columns), *(["--strict"] if strict else [])]
+        for line in _going_on(found, data, flags | {"--manifest": manifest}, again):
+            show(line)
     passed = found.spotless if strict else found.ok
     return 0 if passed else CheckFailedError.exit_code
+
+
+# What `greffon train` has by the same names, with the same defaults.
+_DEFAULTS = {"--weights": "imagenet", "--image-size": 224, "--resize": "auto", "--seed": 0}
+
+
+def _going_on(found: "Check", data: str, flags: dict[str, Any], again: list[str]) -> list[str]:
+    """The command to go on with: to see everything, or to train by the decisions."""
+    count = len(found.findings)
+    if count and "page" not in found.files:
+        command = command_line("check", data, *_words(flags), *again, "-o", "checked")
+        return [f"{'the finding' if count == 1 else f'all {count:,} findings'}, with pictures: {command}"]
+    if "manifest" not in found.files:
+        return []
+    flags = flags | {"--manifest": found.files["manifest"]}
+    if flags["--weights"] == "none":  # is how pictures can be looked at, and no way to train
+        del flags["--weights"]
+    words = [*_words(flags), *(word for word in again if word != "--strict")]
+    return [f"greffon train obeys it: {command_line('train', data, '-o', 'RUN', *words)}"]
+
+
+def _words(flags: dict[str, Any]) -> list[str]:
+    given = {flag: value for flag, value in flags.items() if value is not None and value != _DEFAULTS.get(flag)}
+    return [str(word) for pair in given.items() for word in pair]
