@@ -111,7 +111,7 @@ def test_a_table_of_addresses(pictures, tmp_path):
     assert [read_bytes(place) for place in catalog.locators(catalog.ok)] == [png(i) for i in range(4)]
     assert catalog.ok["path"][0] == f"{pictures.address}/p/0.png?token=x"
     assert catalog.quarantined["reason"].to_list() == ["cannot be read: there is no such file"]
-    assert "1 files are not there and are left out" in catalog.notes[0]
+    assert "1 file is not there and left out" in catalog.notes[0]
     assert sorted(gets(pictures)) == [f"/p/{i}.png" for i in range(4)]  # each once, though read twice
 
 

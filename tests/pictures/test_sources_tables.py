@@ -83,7 +83,7 @@ def test_other_columns_by_name(data):
     catalog = catalog_of(csv(data, text), columns=columns)
     assert catalog.ok["group"].to_list() == ["p", "p", "q", "q"]
     assert catalog.ok["split"].to_list() == ["train", "train", "val", "test"]
-    assert any("1 groups are on more than one side of the given split" in note and "q: val and test" in note
+    assert any("1 group is on more than one side of the given split" in note and "q: val and test" in note
                for note in catalog.notes)  # fmt: skip
     unused = catalog_of(csv(data, text.replace("what", "label").replace("scan", "path")))
     assert any("'patient' is not used" in note for note in unused.notes)
@@ -123,7 +123,7 @@ def test_files_that_are_gone_are_counted_and_listed(data):
     catalog = catalog_of(csv(data, text))
     assert len(catalog.ok) == 4
     assert len(catalog.quarantined) == 3
-    assert "3 files are not there and are left out:\n  images/gone0.png\n" in catalog.notes[0]
+    assert "3 files are not there and left out:\n  images/gone0.png\n" in catalog.notes[0]
     many = table() + "".join(f"gone{i}.png,cat\n" for i in range(12))
     with pytest.raises(DataError, match=r"12 of 16 files .* not there:\n  gone0.png(.|\n)*and 2 more\n.*give root="):
         catalog_of(csv(data, many))
@@ -142,7 +142,7 @@ def test_rows_without_a_label_or_path_are_left_out_and_counted(data):
     catalog = catalog_of(csv(data, table(label=("cat", "dog", "", " ")) + ",cat\n"))
     assert len(catalog.ok) == 2
     assert sorted(catalog.ignored["reason"]) == ["has no label", "has no label", "has no path"]
-    assert "2 pictures have no label and are left out:\n  images/3.png\n  images/4.png" in catalog.notes
+    assert "2 pictures without a label are left out:\n  images/3.png\n  images/4.png" in catalog.notes
     with pytest.raises(DataError, match=r"no labelled picture \(4 has no label"):
         catalog_of(csv(data, table(label=("", "", "", ""))))
 

@@ -51,3 +51,23 @@ def test_files_of_other_kinds_are_refused_at_once(pictures, tmp_path, capsys):
 def test_a_budget_is_needed(pictures, capsys):
     assert main(["tune", str(pictures)]) == 2
     assert "--budget" in capsys.readouterr().err
+
+
+def test_what_is_suggested_is_a_whole_command(monkeypatch, capsys):
+    import types
+
+    from greffon.searching import learning_rate
+    from greffon.searching.learning_rate import LearningRate
+
+    stage, curve = [""], types.SimpleNamespace(suggestion=0.00123)
+    monkeypatch.setattr(learning_rate, "find_learning_rate", lambda *_, **__: LearningRate(stage[0], curve, "adam", 32))
+    words = ["lr", "my photos", *SMALL, "--learning-rate", "1e-4", "--column", "label=kind"]
+    stage[0] = "probe"  # with hidden units no head is solved
+    assert main(words) == 0
+    small = " ".join(SMALL)
+    whole = f"greffon train 'my photos' -o RUN --column label=kind {small} --learning-rate 1.2e-03"
+    assert capsys.readouterr().out.splitlines()[-1] == whole
+    stage[0] = "last-block"
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "in a recipe file: learning_rate: 1.2e-03 for the stage 'last-block'"

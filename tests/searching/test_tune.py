@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import polars as pl
 import pytest
 
 import greffon
-from greffon.errors import DataError, InputError
+from greffon.cli import main
+from greffon.errors import INTERRUPTED, DataError, InputError
 from greffon.recipe import Recipe
 from greffon.training.progress import Reporter
 
@@ -24,6 +26,7 @@ def test_the_recipe_as_given_comes_first_and_everything_is_written(made_up, pict
     assert made_up.recipes[0] == recipe
     assert len(study.trials) == 12
     assert made_up.checks == 1
+    assert str(study).startswith("12 trials: ")
     losses = study.trials["log_loss"].drop_nulls().to_list()
     assert losses == sorted(losses)
     assert study.best.head.dropout == pytest.approx(0.3, abs=0.11)
@@ -89,6 +92,7 @@ def test_no_trial_is_begun_that_would_not_end(made_up, pictures, recipe, tmp_pat
     made_up.seconds = 1000.0
     study = search(pictures, tmp_path / "study", recipe, budget="10m", trials=None)
     assert made_up.recipes == [recipe]
+    assert str(study).startswith("1 trial: 1 ended; ")
     assert "longer --budget" in study.notes[-1]
     assert made_up.checks == 1
 
@@ -107,6 +111,35 @@ def test_ctrl_c_keeps_the_study(made_up, pictures, recipe, tmp_path):
     assert (out / "recipe.yaml").is_file()
     assert pl.read_parquet(out / "trials.parquet")["reason"].to_list().count("interrupted") == 1
     assert len(search(pictures, out, recipe, trials=2, resume=True).trials) == 6
+
+
+def test_ctrl_c_before_a_trial_says_what_is_kept_and_how_to_go_on(made_up, pictures, tmp_path, monkeypatch, capsys):
+    def said():
+        streams = capsys.readouterr()
+        return " ".join((streams.out + streams.err).split())
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    out, small = (
+        tmp_path / "study",
+        ["--weights", "thin", "--image-size", "32", "--near-copies", "ignore", "--pool", "avg"],
+    )
+    words = ["tune", str(pictures), "--budget", "1h", "-o", str(out), "--trials", "1", *small]
+    with monkeypatch.context() as patch:
+        patch.setattr("greffon.searching.ground.Ground.prepare", interrupted)
+        assert main(words) == INTERRUPTED
+    text = said()
+    assert "interrupted before the study began" in text
+    assert "to go on" not in text
+    with monkeypatch.context() as patch:
+        patch.setattr(made_up, "loss", interrupted)
+        assert main(words) == INTERRUPTED
+    text = said()
+    assert f"the study in {out} is kept, with 0 trials that ended" in text
+    command = text.partition("to go on: greffon ")[2].removesuffix(" interrupted")
+    assert main(shlex.split(command)) == 0
+    assert "2 trials: 1 ended, 1 failed" in said()
 
 
 @pytest.mark.parametrize("budget", ["", "soon", "0m", "-5m", "20", "5x", 0, True])

@@ -76,5 +76,5 @@ def test_a_split_that_is_given_is_kept_and_its_leak_named(pictures, tmp_path):
     run = greffon.train(data, out=tmp_path / "run", recipe=_recipe(), reporter=Reporter())
     notes = " ".join(run.summary["notes"])
     assert "2 of them are on two sides of the split" in notes
-    assert "1 pairs of near-copies are under two labels: " in notes
+    assert "1 pair of near-copies is under two labels: " in notes
     assert "train/red/0.png" in notes

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from greffon.cli.data import ColumnNames, Data, columns_of
-from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags
-from greffon.cli.output import Json, print_json, reporter, show
+from greffon.cli.data import ColumnNames, Data, column_words, columns_of
+from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags, flag_words
+from greffon.cli.output import Json, command_line, print_json, reporter, show
 from greffon.errors import InputError
 from greffon.recipe import load_recipe
 
@@ -66,3 +66,12 @@ def lr(  # noqa: PLR0913 - all but the first are options, by keyword only
         print_json(found.to_dict())
     else:
         show(str(found))
+        trained = [stage.name for stage in chosen.stages if not chosen.solves(stage)]
+        if found.suggestion is None:
+            return
+        if trained[0] == found.stage:
+            others = {name: value for name, value in (options or {}).items() if name != "learning_rate"}
+            words = [*column_words(columns), *flag_words(recipe, others), "--learning-rate", f"{found.suggestion:.1e}"]
+            show(command_line("train", data, "-o", "RUN", *words))
+        else:  # the flag is the first trained stage's, whose rate the others keep their ratio to
+            show(f"in a recipe file: learning_rate: {found.suggestion:.1e} for the stage {found.stage!r}")

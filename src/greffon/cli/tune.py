@@ -2,14 +2,15 @@
 
 # Annotations are evaluated here: Cyclopts makes the command line of them.
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from greffon.cli.data import ColumnNames, Data, columns_of
-from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags
-from greffon.cli.output import Json, print_json, reporter
+from greffon.cli.data import ColumnNames, Data, column_words, columns_of
+from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags, flag_words
+from greffon.cli.output import Json, command_line, print_json, reporter, show
 from greffon.recipe import load_recipe
 
 
@@ -44,16 +45,27 @@ def tune(  # noqa: PLR0913 - all but the first are options, by keyword only
     chosen = apply_flags(load_recipe(recipe), options or {})
     from greffon.searching.tune import tune as search
 
-    study = search(
-        data,
-        budget=budget,
-        out=out,
-        recipe=chosen,
-        columns=columns_of(columns),
-        resume=resume,
-        held_out=held_out,
-        trials=trials,
-        reporter=reporter(to_stderr=json),
-    )
+    options = options or {}
+    words = [*([] if trials is None else ["--trials", trials]), *column_words(columns), *flag_words(recipe, options)]
+    try:
+        study = search(
+            data,
+            budget=budget,
+            out=out,
+            recipe=chosen,
+            columns=columns_of(columns),
+            resume=resume,
+            held_out=held_out,
+            trials=trials,
+            reporter=reporter(to_stderr=json),
+        )
+    except KeyboardInterrupt:
+        if (out / "study.json").is_file():
+            again = command_line("tune", data, "--budget", budget, "-o", out, "--resume", *words)
+            sys.stderr.write(f"to go on: {again}\n")
+        raise
     if json:
         print_json(study.to_dict())
+    elif study.check is not None and study.check.verdict in ("better", "not shown"):
+        train = command_line("train", data, "-o", "RUN", "--recipe", out / "recipe.yaml", *column_words(columns))
+        show(f"to train by its best recipe: {train}")

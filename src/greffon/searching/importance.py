@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from greffon.say import counted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -75,8 +77,8 @@ def caution(count: int) -> str:
     if count >= FEW:
         return "shares of the differences between trials, not causes; ranges from leaving a fifth of the trials out"
     return (
-        f"from {count} trials, which is few: a hint, not a finding ({FEW} or more would say something); ranges from "
-        "leaving a fifth of the trials out"
+        f"from {counted(count, 'trial')}, which is few: a hint, not a finding ({FEW} or more would say something); "
+        "ranges from leaving a fifth of the trials out"
     )
 
 

@@ -52,7 +52,7 @@ class LearningRate:
     def __str__(self) -> str:
         lines = [f"stage {self.stage!r}, {self.optimizer}, {self.batch_size} pictures a step", str(self.curve)]
         if self.suggestion is not None:
-            lines.append(f"greffon train DATA --learning-rate {self.suggestion:.1e}")
+            lines.append(f"suggested: --learning-rate {self.suggestion:.1e}")
         return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from greffon.say import counted
 from greffon.searching.importance import Importance, caution
 
 if TYPE_CHECKING:
@@ -86,11 +87,12 @@ class Study:
 
     def _table(self) -> list[str]:
         states = self.trials["state"].to_list()
-        counted = ", ".join(
+        found = ", ".join(
             f"{states.count(state)} {state}" for state in ("ended", "pruned", "failed") if state in states
         )
+        many = counted(len(states), "trial")
         lines = [
-            f"{len(states)} trials: {counted}; the best by the validation loss (chosen by it, so it flatters):",
+            f"{many}: {found}; the best by the validation loss (chosen by it, so it flatters):",
             f"{'trial':>5}  {'loss':>7}  {'accuracy':>8}  {'time':>7}  recipe",
         ]
         for row in self.trials.filter(self.trials["state"] == "ended").head(_SHOWN).iter_rows(named=True):

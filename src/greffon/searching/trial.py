@@ -143,7 +143,7 @@ class Trial(Purpose[Outcome]):
         loss, accuracy = self._measured(job, ready, answers)
         chosen = job.chosen.get("pool")
         pool = chosen["chosen"] if isinstance(chosen, dict) else job.recipe.head.pool
-        seconds, first = time.perf_counter() - job.began, self._shared.first
+        seconds, first = job.elapsed.seconds, self._shared.first
         trunk = ready.stages.work.seconds - (first.planned.work.seconds if first else 0.0)
         return Outcome(loss, accuracy, seconds, max(trunk, 0.0), tuple(map(_took, results)), pool)
 

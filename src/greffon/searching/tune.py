@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from greffon.errors import DataError, GreffonError, InputError
 from greffon.recipe import Recipe
+from greffon.say import counted
 from greffon.searching.costs import Costs
 from greffon.searching.final import FinalCheck, Trainable, clear, final_check
-from greffon.searching.folder import JOURNAL, Folder, digest
+from greffon.searching.folder import JOURNAL, STUDY, Folder, digest
 from greffon.searching.importance import importances
 from greffon.searching.result import Study
 from greffon.searching.space import Space, recipe_at, told
@@ -83,8 +84,12 @@ def tune(  # noqa: PLR0913  # all but the first are options, by keyword only
         raise InputError("a head with its own layer has no options to search over")
     folder = Folder.open(Path(out), resume=resume)
     search = Search(data, recipe, columns, folder, limit, reporter or ConsoleReporter())
-    search.prepare(resume=resume, held_out=held_out)
-    return search.run(most=trials)
+    try:
+        search.prepare(resume=resume, held_out=held_out)
+        return search.run(most=trials)
+    except KeyboardInterrupt:
+        search.say_what_is_kept()
+        raise
 
 
 class Search:
@@ -153,7 +158,8 @@ class Search:
         with self.reporter.bar("reading pictures", total=None) as advance:
             catalog = catalog_of(self.data, columns=self.columns, advance=advance)
         if len(catalog.quarantined):
-            self._note(f"{len(catalog.quarantined)} files cannot be read and are left out: greffon check shows them")
+            bad = counted(len(catalog.quarantined), "file")
+            self._note(f"{bad} left out that cannot be read: greffon check shows which")
         return catalog
 
     # --- the trials ---
@@ -165,24 +171,31 @@ class Search:
             if not any(it.user_attrs.get("given") for it in self.book.ended()):
                 self._first()
             self._search(before, most)
-        except KeyboardInterrupt:
-            self._write()
-            self.reporter.warn(
-                f"interrupted; the study is kept: greffon tune DATA -o {self.folder.path} --resume goes on with it"
-            )
-            raise
-        if self.book.best() is None:
-            self._write()
-            raise InputError(f"none of {len(self.book.all())} trials could be done; the last: {self._last_reason()}")
-        try:
+            if self.book.best() is None:
+                self._write()
+                many = counted(len(self.book.all()), "trial")
+                raise InputError(f"none of {many} could be done; the last: {self._last_reason()}")
             check = self._check()
         except KeyboardInterrupt:
             self._write()
-            self.reporter.warn(f"interrupted in the final check; --resume -o {self.folder.path} makes it again")
             raise
         study = self._write(check)
         self.reporter.summary(study)
         return study
+
+    def say_what_is_kept(self) -> None:
+        """What an interrupted search leaves, and how to go on with it."""
+        if not (self.folder.path / STUDY).is_file():
+            self.reporter.warn(
+                "interrupted before the study began: it has no folder yet; what the frozen part gave by then is "
+                "stored, so that the same search is here sooner when it is begun again"
+            )
+            return
+        ended = len(self.book.ended()) if hasattr(self, "book") else 0
+        self.reporter.warn(
+            f"interrupted; the study in {self.folder.path} is kept, with {counted(ended, 'trial')} that ended: "
+            "--resume (resume=True) goes on with it, and ends with the final check"
+        )
 
     def _first(self) -> None:
         """The recipe as it was given, whatever the time."""

@@ -12,6 +12,7 @@ import numpy as np
 from greffon.errors import DataError
 from greffon.pictures.near import THUMBNAIL, NearPair, groups, near_duplicates
 from greffon.pictures.split import to_split
+from greffon.say import are, counted
 from greffon.training.samples import GoneBadError
 
 if TYPE_CHECKING:
@@ -64,14 +65,17 @@ class NearCopies:
             return []
         torn = [pair for pair in self.pairs if len({sides[self.hashes[row]] for row in pair[:2]}) > 1]
         mixed = [pair for pair in self.pairs if self.labels[pair.first] != self.labels[pair.second]]
-        found = f"{len(self.pairs)} pairs of pictures are near-copies (resized, cropped, mirrored, recoloured)"
+        many = len(self.pairs)
+        found = f"{counted(many, 'pair')} of pictures {are(many)} near-copies (resized, cropped, mirrored, recoloured)"
         if torn:
-            told = [f"{found}; {len(torn)} of them are on two sides of the split, so the scores will be too good: "
-                    f"{self._shown(torn)}"]  # fmt: skip
+            told = [f"{found}; {len(torn)} of them {are(len(torn))} on two sides of the split, so the scores will be "
+                    f"too good: {self._shown(torn)}"]  # fmt: skip
         else:
             told = [f"{found}; they stay on one side of the split: {self._shown(self.pairs)}"]
         if mixed:
-            told.append(f"{len(mixed)} pairs of near-copies are under two labels: {self._shown(mixed)}")
+            told.append(
+                f"{counted(len(mixed), 'pair')} of near-copies {are(len(mixed))} under two labels: {self._shown(mixed)}"
+            )
         return told
 
     def _shown(self, pairs: Sequence[NearPair]) -> str:

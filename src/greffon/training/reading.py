@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from greffon.pictures.quarantine import obey
+from greffon.say import are, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,9 +50,9 @@ def read_pictures(
         catalog = _decided(catalog, frame)
         for each in notes:
             note(each)
-    for what, frame in (("cannot be used and are left out", catalog.quarantined), ("are ignored", catalog.ignored)):
+    for what, frame in (("left out (cannot be used)", catalog.quarantined), ("ignored", catalog.ignored)):
         if len(frame):
-            note(f"{len(frame)} files {what}:{_listed(frame)}")
+            note(f"{counted(len(frame), 'file')} {are(len(frame))} {what}:{_listed(frame)}")
     if oddities := _oddities(catalog):
         note(f"pictures worth a look (greffon check shows them): {oddities}")
     return found, catalog

@@ -15,6 +15,7 @@ from greffon.pictures.catalog import OPTIONAL, SCHEMA, SPLITS, Catalog, format_o
 from greffon.pictures.layout import natural_order
 from greffon.pictures.scan import Scanned, scan
 from greffon.pictures.sources.locate import located
+from greffon.say import are, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -293,12 +294,13 @@ def _notes(rows: list[Row], catalog: Catalog) -> list[str]:
     notes = []
     unlabelled = [(row.path, "") for row in rows if row.ignored == "has no label"]
     if unlabelled:
-        notes.append(f"{len(unlabelled)} pictures have no label and are left out:{_lines(unlabelled)}")
+        many = len(unlabelled)
+        notes.append(f"{counted(many, 'picture')} without a label {are(many)} left out:{_lines(unlabelled)}")
     bad = catalog.quarantined.select("path", "reason").rows()
     notes += _notes_on_groups(catalog)
     gone = [(path, "") for path, reason in bad if "no such" in reason]
     if gone:
-        notes.append(f"{len(gone)} files are not there and are left out:{_lines(gone)}")
+        notes.append(f"{counted(len(gone), 'file')} {are(len(gone))} not there and left out:{_lines(gone)}")
     return notes
 
 
@@ -314,7 +316,8 @@ def _notes_on_groups(catalog: Catalog) -> list[str]:
     lines = _lines(
         (group, " and ".join(names)) for group, names in zip(torn["group"], torn["split"].to_list(), strict=True)
     )
-    return [f"{len(torn)} groups are on more than one side of the given split, so the scores will be too good:{lines}"]
+    many = f"{counted(len(torn), 'group')} {are(len(torn))}"
+    return [f"{many} on more than one side of the given split, so the scores will be too good:{lines}"]
 
 
 def _lines(items: Iterable[tuple[str, str]]) -> str:
