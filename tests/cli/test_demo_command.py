@@ -52,10 +52,29 @@ def test_the_demo_trains_on_its_pictures_and_tests_on_the_others(trained, capsys
     assert err == ""
 
 
-def test_a_second_demo_goes_on_in_the_same_folder(trained):
+def test_a_second_demo_goes_on_in_the_same_folder_and_says_so(trained, capsys):
     assert main(["demo", "-o", "here"]) == 0
+    assert "replacing" not in capsys.readouterr().out
+    run = Path("here") / "run"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"root": str(Path("here", "fashion-mnist").resolve())}))
+    (Path("here") / "run.html").write_text("a report of it")
     assert main(["demo", "-o", "here"]) == 0
+    assert "replacing the run of an earlier demo in here" in capsys.readouterr().out
     assert [call[0] for call in trained.job.calls] == [Path("here") / "fashion-mnist"] * 2
+
+
+@pytest.mark.parametrize(
+    "files", [{"notes.txt": ""}, {"run/run.json": "{}"}, {"fashion-mnist/a": "", "run/run.json": "[]"}]
+)
+def test_another_folder_is_not_taken_for_a_demo(trained, capsys, files):
+    for name, text in files.items():
+        place = Path("mine") / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+    assert main(["demo", "-o", "mine"]) == 2
+    assert "is no folder of an earlier demo: give another one with -o" in capsys.readouterr().err
+    assert not trained.job.calls
 
 
 @pytest.mark.parametrize("right", [74, 88])
