@@ -7,7 +7,8 @@
 | 2 | `InputError` | an option, file or package does not fit or is not there, or a place cannot be written to |
 | 3 | `DataError` | pictures or labels cannot be learned from; of `predict`: at least one picture cannot be read |
 | 4 | `CheckFailedError` | a check fails: `check`, `verify`, `export`, `diagnose --strict`, `train --reproduce` |
-| 130, 143 | `KeyboardInterrupt` | ended by Ctrl-C, or, while training, by SIGTERM |
+| 130 | `KeyboardInterrupt` | ended by Ctrl-C |
+| 143 | `InterruptedTraining` | ended by SIGTERM while training |
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ EXIT_CODES = {
     3: "the pictures are wrong",
     4: "a check failed",
     130: "interrupted",
+    143: "ended by SIGTERM",
     1: "anything else",
 }
 """What each exit code says, in the order in which it is told."""
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def exit_codes() -> str:
@@ -35,8 +38,8 @@ def exit_codes() -> str:
 
     Example:
         >>> from greffon.errors import exit_codes
-        >>> exit_codes()
-        '0 done, 2 the input is wrong, 3 the pictures are wrong, 4 a check failed, 130 interrupted, 1 anything else'
+        >>> exit_codes().split(", ")[-3:]
+        ['130 interrupted', '143 ended by SIGTERM', '1 anything else']
     """
     return ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
 

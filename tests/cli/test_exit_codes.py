@@ -10,7 +10,16 @@ import pytest
 
 import greffon.errors
 from greffon.cli import main
-from greffon.errors import EXIT_CODES, INTERRUPTED, CheckFailedError, DataError, GreffonError, InputError, exit_codes
+from greffon.errors import (
+    EXIT_CODES,
+    INTERRUPTED,
+    TERMINATED,
+    CheckFailedError,
+    DataError,
+    GreffonError,
+    InputError,
+    exit_codes,
+)
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -24,7 +33,7 @@ def test_help_and_readme_tell_what_the_table_says(capsys):
 
 def test_the_table_has_every_code_that_an_error_has():
     raised = {kind.exit_code for kind in (GreffonError, InputError, DataError, CheckFailedError)}
-    assert {0, INTERRUPTED, *raised} == set(EXIT_CODES)
+    assert {0, INTERRUPTED, TERMINATED, *raised} == set(EXIT_CODES)
     explained = re.findall(r"^\| (\d+)(?:, \d+)* \|", greffon.errors.__doc__, re.MULTILINE)
     assert {int(code) for code in explained} == set(EXIT_CODES)
 

@@ -282,6 +282,10 @@ def test_a_file_that_is_cut_off_says_so(written, name, share):
         (gzip.compress(b"weights", mtime=0), "gzip"),
         (pickle.dumps({"weight": 1}), "pickle"),
         (b'{"class_name": "Functional"}', "JSON"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(600), "it is a picture"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), "it is a picture"),
+        (b"RIFF\x24\x00\x00\x00WEBPVP8 ", "it is a picture"),
+        (b"\x00\x00\x00\x18ftypheic" + bytes(20), "it is a picture"),
         (b"no weights at all", "it starts with"),
     ],
 )

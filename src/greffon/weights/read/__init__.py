@@ -59,6 +59,9 @@ _OTHER_FILES: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "it is one NumPy array, without names"),
     (b"{", "it is JSON, such as a model's configuration: the weights are in another file"),
 )
+_PICTURE = "it is a picture, and no weights are in one: pictures are for greffon predict, and data to train on"
+# First bytes of pictures: JPEG, PNG, GIF, TIFF.
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\x00", b"MM\x00*")
 
 
 @contextmanager
@@ -146,13 +149,13 @@ def _head(path: Path) -> bytes:
 
 
 def _what_else(head: bytes, path: Path) -> str:
-    if path.is_dir():
-        return "it is a folder"
-    if not head:
-        return "it is empty"
+    if path.is_dir() or not head:
+        return "it is a folder" if path.is_dir() else "it is empty"
     for start, what in _OTHER_FILES:
         if head.lstrip()[: len(start)].lower() == start.lower():
             return what
+    if head.startswith(_PICTURES) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:8] == b"ftyp":
+        return _PICTURE
     if zipfile.is_zipfile(path):
         return f"it is a zip archive with {_members(path)} and no config.json"
     if head.startswith(b"PK\x03\x04"):
