@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -72,6 +73,15 @@ def test_a_run_without_a_fault_has_none(diagnosed, healthy):
     assert json.loads(diagnosed.path.read_text()) == json.loads(json.dumps(diagnosed.to_dict()))
     assert "None of 12 causes was found." in str(diagnosed)
     greffon.load(healthy)  # the file is none that a run may not hold
+
+
+@pytest.mark.usefixtures("place")
+def test_the_command_to_look_at_the_pictures_is_whole(loaded):
+    options = {"columns": None, "most": 1000, "store": None, "progress": Reporter()}
+    root = loaded.bundle.record["root"]
+    for data in (None, root):
+        command = Subject(loaded, data, **options).check_command
+        assert shlex.split(command) == ["greffon", "check", root, "--weights", "thin", "--image-size", str(SIDE)]
 
 
 @pytest.mark.usefixtures("place")

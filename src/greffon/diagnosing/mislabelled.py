@@ -75,7 +75,8 @@ def try_label_noise(subject: Subject) -> Finding:
         said += (
             f"; heads that learn without these are right in {change.without:.3f} of the others, {change.now:.3f} before"
         )
-    advice = "Look at them (greffon check DATA --html page.html), correct them, and train with --manifest."
+    look = f"{subject.check_command} -o checked"
+    advice = f"Look at them ({look}), correct them, and train with --manifest checked/manifest.csv."
     return Finding(CAUSE, "found", f"{said}.", change, advice, details=details)
 
 

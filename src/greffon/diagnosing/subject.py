@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from greffon.diagnosing.network import Network
 from greffon.errors import DataError, GreffonError, InputError
 from greffon.pictures.catalog import SCHEMA, Catalog
 from greffon.pictures.split import group_numbers
+from greffon.recipe import Recipe
 from greffon.reporting.found import Finder
+from greffon.reporting.page import public
 from greffon.training.near_copies import NearCopies, near_pairs
 from greffon.training.samples import samples_of
 from greffon.training.start import build_backbone, find_start
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from greffon.frozen.store import ActivationStore
     from greffon.pictures.near import NearPair
     from greffon.pictures.sources.columns import Columns
-    from greffon.recipe import Recipe
 
     Array = np.ndarray[Any, Any]
 
@@ -69,6 +71,7 @@ class Subject:
         progress: Bars,
     ) -> None:
         self.predictor, self.bundle, self.progress, self.store = predictor, predictor.bundle, progress, store
+        self._data = data
         self.notes: list[str] = []
         self.labels_tell = True
         self.labels_moved = False
@@ -86,6 +89,16 @@ class Subject:
     def several(self) -> bool:
         """Whether a picture may have several labels."""
         return bool(self.bundle.several_labels)
+
+    @property
+    def check_command(self) -> str:
+        """The command that looks at its pictures with the weights that the training started from."""
+        recipe, given = self.bundle.recipe, self._data if self._data is not None else self.bundle.record.get("root")
+        words = [public(str(given)) if isinstance(given, str | Path) else "DATA"]
+        words += [] if recipe.weights == Recipe().weights else ["--weights", recipe.weights]
+        words += [] if recipe.image_size == Recipe().image_size else ["--image-size", str(recipe.image_size)]
+        words += [] if recipe.resize == "auto" else ["--resize", recipe.resize]
+        return shlex.join(["greffon", "check", *words])
 
     @property
     def class_names(self) -> tuple[str, ...]:
