@@ -245,3 +245,17 @@ def test_other_peoples_models_take_what_they_like(photos):
     x, y = photos
     history = fit(compiled(small_network(shape=(32, 32, 3))), x / 255.0, y, verbose=0)
     assert history.greffon.computed == 24
+
+
+def test_pictures_with_nan_are_refused_before_anything_is_computed(model, photos):
+    x, y = photos
+    bad = x.astype("float32")
+    bad[5] = np.nan
+    with pytest.raises(InputError, match=r"1 of 24 pictures holds NaN .* number 5 "):
+        fit(model, bad, y, verbose=0)
+    with pytest.raises(InputError, match=r"1 of 24 validation pictures holds NaN"):
+        fit(model, x, y, validation_data=(bad, y), verbose=0)
+    with ActivationStore() as store:
+        assert store.info() == []
+    with pytest.raises(InputError, match=r"pictures holds? NaN"):
+        fit(model, dataset_of(bad, y), verbose=0)

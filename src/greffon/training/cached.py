@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from greffon.backbone.guard import reject_scaled_pictures
 from greffon.errors import CheckFailedError, InputError
 from greffon.frozen.graph import flat_inputs
 from greffon.frozen.keys import as_taken
@@ -17,6 +16,7 @@ from greffon.frozen.store import ActivationStore
 from greffon.frozen.trunks import Trunks
 from greffon.say import say
 from greffon.training.feed import RowFeed, StreamFeed, are_arrays
+from greffon.training.given import PictureGuard
 from greffon.training.int8 import ENOUGH, Agreement, compared
 from greffon.training.progress import ConsoleReporter, Reporter
 from greffon.training.tail import Tail
@@ -96,10 +96,15 @@ class CachedFit:
         if share and validation_data is None:
             (x, y, sample_weight), validation_data = _split_end(x, y, sample_weight, share=share)
         batch_size = options.pop("batch_size")
+        sides = [((x, y, sample_weight), self._guard("pictures"))]
+        if validation_data is not None:
+            held_out = keras.utils.unpack_x_y_sample_weight(validation_data)
+            sides.append((held_out, self._guard("validation pictures")))
+        for data, guard in sides:  # of both before the frozen part runs for one
+            if are_arrays(*data):
+                guard.look_at_all(self._inputs(data[0]))
         feed = self._feed(
-            x,
-            y,
-            sample_weight,
+            *sides[0],
             batch_size=batch_size,
             steps_per_epoch=options["steps_per_epoch"],
             shuffle=options.pop("shuffle"),
@@ -108,24 +113,28 @@ class CachedFit:
         batch_size = options.pop("validation_batch_size") or batch_size
         if validation_data is None:
             return feed, None
-        held_out = keras.utils.unpack_x_y_sample_weight(validation_data)
-        return feed, self._feed(*held_out, batch_size=batch_size, steps_per_epoch=options["validation_steps"])
+        return feed, self._feed(*sides[1], batch_size=batch_size, steps_per_epoch=options["validation_steps"])
 
-    def _feed(self, x: Any, y: Any, sample_weight: Any, **options: Any) -> RowFeed | StreamFeed:
-        guard = _ScaleGuard(self.model)
+    def _guard(self, what: str) -> PictureGuard:
+        return PictureGuard(self.model, self._note, what)
+
+    def _feed(self, data: tuple[Any, Any, Any], guard: PictureGuard, **options: Any) -> RowFeed | StreamFeed:
+        x, y, sample_weight = data
         options |= {"y": y, "sample_weight": sample_weight}
         if are_arrays(x, y, sample_weight):
             self.trunks.spin = True  # there is nothing to decode, and the tail waits for all of it
-            return RowFeed(self._rows(x, guard), **options)
+            return RowFeed(self._rows(self._inputs(x)), **options)
         keep = 0 if self.trunks.precision == "fp32" else ENOUGH
         return StreamFeed(self.trunks, self.model, x, guard=guard, keep=keep, **options)
 
-    def _rows(self, x: Any, guard: _ScaleGuard) -> Activations:
+    def _inputs(self, x: Any) -> list[Array]:
+        """Arrays as the model takes them, one per input."""
         inputs = as_taken([np.asarray(_on_host(leaf)) for leaf in flat_inputs(self.model, x)], self.model.inputs)
         if len({len(array) for array in inputs}) != 1:
             raise InputError(f"the inputs must have the same number of rows, got {[len(array) for array in inputs]}")
-        guard.look([array[:1024] for array in inputs])
-        guard.close()
+        return inputs
+
+    def _rows(self, inputs: list[Array]) -> Activations:
         with self.reporter.bar("frozen part", total=len(inputs[0])) as advance:
             return self.trunks.rows(inputs, advance)
 
@@ -186,39 +195,6 @@ class _Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._job.end_epoch(self._feeds)
-
-
-class _ScaleGuard:
-    """Refuses pictures in 0..1 once enough of them were seen: one black picture proves nothing."""
-
-    _BATCHES, _PICTURES = 3, 8
-
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        self._seen: list[Array] = []
-        self._open = True
-
-    def look(self, inputs: list[Array]) -> None:
-        """See a batch.
-
-        Raises:
-            InputError: the pictures of the first batches are floats of at most 1, and the model takes 0..255.
-        """
-        if self._open:
-            self._seen.append(inputs[0])
-            if len(self._seen) >= self._BATCHES or sum(map(len, self._seen)) >= self._PICTURES:
-                self.close()
-
-    def close(self) -> None:
-        """There is no more to see for now: decide.
-
-        Raises:
-            InputError: as for `look`.
-        """
-        seen, self._seen = self._seen, []
-        if seen:
-            self._open = False
-            reject_scaled_pictures(self._model, seen)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

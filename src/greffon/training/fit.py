@@ -115,7 +115,8 @@ def fit(  # noqa: PLR0913, PLR0917  # the arguments are those of Keras' fit, and
 
     Raises:
         FreezeError: what trains has changed since `model.compile`.
-        InputError: float pictures in 0..1 for a model that takes 0..255; `int8` for what it cannot be had for.
+        InputError: pictures with NaN or infinite numbers in them; pictures of another scale for a model that takes
+            0..255; `int8` for what it cannot be had for.
         CheckFailedError: `int8` changes too many answers. The model is trained, and `history` is on the error.
 
     Example:

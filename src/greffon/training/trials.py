@@ -11,7 +11,6 @@ import numpy as np
 from greffon.backbone.blocks import kept_channels
 from greffon.backbone.clone import Copier
 from greffon.backbone.freeze import freeze
-from greffon.backbone.guard import reject_scaled_pictures
 from greffon.backbone.head import grow
 from greffon.backbone.parts import split_parts
 from greffon.errors import InputError
@@ -23,8 +22,10 @@ from greffon.frozen.keys import content_keys
 from greffon.frozen.together import OnePass
 from greffon.frozen.trunk import Trunk
 from greffon.frozen.union import union
+from greffon.say import say
 from greffon.training.at_once import AtOnce, fits_at_once
 from greffon.training.feed import RowFeed
+from greffon.training.given import PictureGuard
 from greffon.training.progress import Reporter
 from greffon.training.stage_tail import compile_stage
 from greffon.training.tail import Tail
@@ -131,7 +132,8 @@ class Data:
                 f"pictures and targets to validate on must have the shapes of the others, got "
                 f"{[array.shape for side in sides for array in side]}"
             )
-        reject_scaled_pictures(model, [sides[0][0][:1024]])
+        for (pictures, _), what in zip(sides, ("pictures", "validation pictures"), strict=True):
+            PictureGuard(model, lambda text: say(f"greffon: {text}"), what).look_at_all([pictures])
         both, targets = (np.concatenate(parts) for parts in zip(*sides, strict=True))
         at = len(sides[0][0])
         return cls(both, targets.astype("float32"), np.arange(at), np.arange(at, len(both)))
