@@ -601,6 +601,25 @@ def test_the_table_as_json(full):
     }
 
 
+def test_what_changes_from_one_stage_to_the_next_is_one_line(full):
+    head = greffon.freeze(full, "none")
+    block = greffon.freeze(full, "conv5_block3")
+    deeper = greffon.freeze(full, "conv5")
+    batch = greffon.freeze(full, "conv5", batch_norm="train")
+    assert block.changes(head) == "conv5_block3 trains too (4,465,664 parameters)"
+    more = deeper.trainable_count - block.trainable_count
+    assert deeper.changes(block) == f"conv5_block1, conv5_block2 train too ({more:,} parameters)"
+    assert batch.changes(deeper) == "BatchNorm takes statistics of each batch"
+    assert deeper.changes(batch) == "BatchNorm takes its stored statistics"
+    frozen = deeper.trainable_count - head.trainable_count
+    assert head.changes(deeper) == f"conv5 is frozen again ({frozen:,} parameters)"
+    assert batch.changes(head) == f"conv5 trains too ({frozen:,} parameters); BatchNorm takes statistics of each batch"
+    assert head.changes(head) == "trains what the stage before it did"
+    assert greffon.freeze(full, "conv5_*_conv").changes(head).startswith("10 layers train too (")
+    assert greffon.freeze(full, "conv5_block3_1_conv").changes(head).startswith("conv5_block3_1_conv trains too (")
+    assert (head.groups_that_train(), deeper.groups_that_train()) == ([], ["conv5"])
+
+
 def test_layers_shows_any_model_as_it_is(nested, bare):
     nested.layers[0].trainable = False
     nested.layers[0].layers[-5].trainable = True

@@ -118,7 +118,7 @@ def block_maps(features: Any) -> dict[str, Any]:
     maps = {block: layer.output for block, layer in maps.items()}
     if not maps:
         raise InputError(
-            "pool='blocks' needs a backbone whose layers are named by block (such as conv5_block3_out), and there is "
+            "pool 'blocks' needs a backbone whose layers are named by block (such as conv5_block3_out), and there is "
             "none here: pool by avg"
         )
     return maps

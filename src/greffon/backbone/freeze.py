@@ -259,11 +259,11 @@ def _use_stored_statistics(norm: Any) -> None:
 def _nothing_trains(rules: FreezeRules, *, has_head: bool) -> str:
     asked = ", ".join(repr(rule) for rule in rules.unfreeze)
     if has_head:
-        return f"with unfreeze={asked} nothing is left to train: take out the '!' rule that freezes the head"
+        return f"with unfreeze {asked} nothing is left to train: take out the '!' rule that freezes the head"
     return (
-        f"with unfreeze={asked} nothing is left to train: this model has no head with weights. Put one on with "
-        "greffon.graft(backbone, classes), or unfreeze a part (unfreeze=10). To freeze a bare backbone for a model "
-        "of your own, set backbone.trainable = False"
+        f"with unfreeze {asked} nothing is left to train: this model has no head with weights. Put one on with "
+        "greffon.graft(backbone, classes), or unfreeze a part (unfreeze=10, --unfreeze 10). To freeze a bare backbone "
+        "for a model of your own, set backbone.trainable = False"
     )
 
 

@@ -125,7 +125,7 @@ def _flatten_sentence(sizes: _Sizes) -> str:
     height, width, channels = sizes.shape
     return (
         f"the head reads the flattened {height}x{width}x{channels} feature map: {sizes.flattened:,} parameters in its "
-        f"first layer, where pool='avg' would have {sizes.averaged:,}."
+        f"first layer, where pool 'avg' would have {sizes.averaged:,}."
     )
 
 

@@ -35,18 +35,18 @@ def pool_layers(pool: str, sides: Sequence[int | None], *, of: str = "") -> list
     height, width = sides
     if height is None or width is None:
         raise InputError(
-            f"pool={pool!r} needs a backbone whose feature map has a known height and width, got {tuple(sides)}: "
+            f"pool {pool!r} needs a backbone whose feature map has a known height and width, got {tuple(sides)}: "
             "build it with an input_shape such as (224, 224, 3), or pool by avg or max"
         )
     if pool == "flatten":
         return [flat]
     if not pool.startswith("grid"):
-        raise InputError(f"pool={pool!r} takes more than one feature map: see pool_blocks")
+        raise InputError(f"pool {pool!r} takes more than one feature map: see pool_blocks")
     cells = int(pool.removeprefix("grid"))
     if min(height, width) < cells:
         raise InputError(
-            f"pool={pool!r} needs a feature map of at least {cells} x {cells}, got {height} x {width}: "
-            "use larger pictures, or pool by avg or max"
+            f"pool {pool!r} needs a feature map of at least {cells} x {cells}, got {height} x {width}: "
+            "use larger pictures (--image-size), or pool by avg or max (--pool, or Head(pool=...))"
         )
     # As many windows as cells, evenly spaced, overlapping where the side is no multiple: on 7 x 7 exactly what is
     # known as adaptive pooling.

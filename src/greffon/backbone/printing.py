@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _SHOWN_LAYERS = 40
 """More training layers than this are folded into blocks, unless every layer is asked for."""
+_NAMED_LAYERS = 4
+"""More layers than this are counted, not named."""
 _COLUMNS = ("index", "name", "block", "shape", "parameters", "trains", "BatchNorm")
 _NUMBERS = {"index", "parameters"}
 _NARROWED = re.compile(r"^\d+ layers: | \(\w+\)$")
@@ -82,6 +84,55 @@ def describe(table: FreezeTable) -> str:
     trainable, can = sum(row.trainable for row in backbone), sum(row.learnable for row in backbone)
     trained = " + ".join([*_described_head(table.rows), *_described_backbone(backbone)])
     return f"trains: {trained or 'nothing'}, {trainable:,} of {can:,} backbone parameters"
+
+
+def changes(before: FreezeTable, after: FreezeTable) -> str:
+    """What trains in one table and not in the other, in one line."""
+    then = {row.name: row for row in before.rows}
+    now = [(then[row.name], row) for row in after.rows if row.name in then]
+    texts = [
+        _changed([row for was, row in now if row.trainable > was.trainable], now, "trains too", "train too"),
+        _changed(
+            [row for was, row in now if row.trainable < was.trainable], now, "is frozen again", "are frozen again"
+        ),
+    ]
+    other = [(was, row) for was, row in now if was.batch_norm != row.batch_norm]
+    if any(row.batch_norm == "batch" for _, row in other):
+        texts.append("BatchNorm takes statistics of each batch")
+    if any(row.batch_norm == "stored" and row.trainable for _, row in other):
+        texts.append("BatchNorm takes its stored statistics")
+    return "; ".join(filter(None, texts)) or "trains what the stage before it did"
+
+
+def _changed(rows: list[Row], now: Sequence[tuple[Row, Row]], one: str, several: str) -> str:
+    """Rows that changed alike, with how many parameters that are."""
+    if not rows:
+        return ""
+    wanted = {row.name for row in rows}
+    names = _named_parts(wanted, [row for _, row in now if row.learnable])
+    count = sum(abs(row.trainable - was.trainable) for was, row in now if row.name in wanted)
+    is_one = len(names) == 1 and not names[0][0].isdecimal()
+    return f"{', '.join(names)} {one if is_one else several} ({count:,} parameters)"
+
+
+def _named_parts(wanted: set[str], rows: Sequence[Row]) -> list[str]:
+    """Rows by the names of the groups and blocks that they are all of; the others by their own, or counted."""
+    names: list[str] = []
+    single: list[str] = []
+    for group, in_group in groupby(rows, key=lambda row: row.group):
+        members = list(in_group)
+        if group and all(row.name in wanted for row in members):
+            names.append(group)
+            continue
+        for block, in_block in groupby(members, key=lambda row: row.block):
+            whole = list(in_block)
+            if block and all(row.name in wanted for row in whole):
+                names.append(block)
+            else:
+                single += [row.name.rpartition("/")[2] for row in whole if row.name in wanted]
+    if len(single) > _NAMED_LAYERS:
+        single = [f"{len(single)} {'more ' if names else ''}layers"]
+    return names + single
 
 
 def _footer(table: FreezeTable) -> list[str]:

@@ -151,7 +151,7 @@ def _last(parts: Parts, count: int, rule: FreezeRule) -> list[Any]:
     if count > known:
         raise FreezeError(
             f"freeze rule {rule!r} asks for more layers than the backbone has ({known}, its Input counted); "
-            "unfreeze='all' trains all of them"
+            "'all' (--unfreeze all, or unfreeze='all') trains all of them"
         )
     return parts.backbone[-count:]
 
@@ -189,7 +189,7 @@ def _no_match(parts: Parts, word: str, rule: FreezeRule) -> str:
         message += f"; nearest: {', '.join(_unique(near))}"
     if blocks:
         message += f". Groups: {', '.join(groups)}; blocks: {blocks[0]} to {blocks[-1]}"
-    return message + ". greffon.layers(model) shows every name"
+    return message + ". greffon layers WEIGHTS, or greffon.layers(model), shows every name"
 
 
 def _nothing_in(parts: Parts, rule: FreezeRule, matched: list[Any]) -> str:

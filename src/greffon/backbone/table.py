@@ -119,6 +119,20 @@ class FreezeTable:
         """What trains, in one line."""
         return printing.describe(self)
 
+    def changes(self, before: FreezeTable) -> str:
+        """What trains now and did not before, or the reverse, in one line.
+
+        Args:
+            before: the table of the same model under other rules.
+        """
+        return printing.changes(before, self)
+
+    def groups_that_train(self) -> list[str]:
+        """Groups of the backbone of which something trains."""
+        return list(
+            dict.fromkeys(row.group or row.name for row in self.rows if row.part == "backbone" and row.trainable)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""
         return {
