@@ -6,6 +6,7 @@ import sys
 
 import keras
 import numpy as np
+import polars as pl
 import pytest
 from made_up_runs import NAMES, contents_of, grafted
 
@@ -31,6 +32,7 @@ def test_what_was_written_comes_back(run, model):
     assert bundle.preprocessing.channel_order == "BGR"
     assert (bundle.preprocessing.size, bundle.preprocessing.resize) == (64, "crop")
     assert not bundle.several_labels
+    assert bundle.earlier.is_empty() and set(bundle.known.values()) <= {"train", "val"}
 
 
 def test_the_model_comes_back_with_the_flags_of_single_variables(run, model):
@@ -51,7 +53,9 @@ def test_every_preprocessing_comes_back(tmp_path, record):
 
     logging.getLogger("greffon").setLevel(logging.ERROR)
     model = grafted(preprocessing=record)
-    bundle = read_bundle(write_bundle(tmp_path / "run", contents_of(model, resize="pad")))
+    before = pl.DataFrame({"hash": ["old", "seen", "h1", "h2"], "split": ["train", "val", "val", "train"]})
+    bundle = read_bundle(write_bundle(tmp_path / "run", contents_of(model, resize="pad", earlier=before)))
+    assert bundle.known == {"h1": "train", "h2": "train", "old": "train", "seen": "val"}
     assert (bundle.preprocessing.size, bundle.preprocessing.resize) == (64, "pad")
     if isinstance(record, Preprocessing):
         assert bundle.preprocessing.name == "mine"
@@ -160,3 +164,18 @@ def test_a_head_of_the_users_own_is_opened_with_its_class(tmp_path):
     assert weights_digest(again) == weights_digest(model)
     picture = np.full((1, 64, 64, 3), 100.0, np.float32)
     np.testing.assert_allclose(again(picture), model(picture), atol=1e-6)
+
+
+def test_a_training_that_has_not_ended_is_named_with_the_way_to_go_on(tmp_path):
+    left = tmp_path / "my run.partial"
+    left.mkdir()
+    (left / "job.json").write_text("{}")
+    for name in ("my run", "my run.partial"):
+        with pytest.raises(InputError, match=r"my run is no run yet: .*my run\.partial") as refused:
+            read_bundle(tmp_path / name)
+        assert f"greffon train --resume '{tmp_path}/my run'" in str(refused.value)
+    with pytest.raises(InputError, match="there is no such folder"):
+        read_bundle(tmp_path / "other")
+    (tmp_path / "my run").mkdir()
+    with pytest.raises(InputError, match="is no run of greffon: it has no manifest"):
+        read_bundle(tmp_path / "my run")

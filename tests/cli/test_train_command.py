@@ -111,8 +111,9 @@ def test_what_resume_and_reproduce_take(job, capsys, monkeypatch):
     [
         (["--resume", "run", "-o", "other"], "--out"),
         (["photos", "--resume", "run"], "DATA"),
-        (["--resume", "run", "--epochs", "3"], "the recipe"),
-        (["--reproduce", "run", "--seed", "3"], "the recipe"),
+        (["--resume", "run", "--epochs", "3", "--no-keep-best"], "leave --epochs, --no-keep-best out"),
+        (["--resume", "run", "--recipe", "tutorial"], "leave --recipe out"),
+        (["--reproduce", "run", "--seed", "3"], "from the run's record: leave --seed out"),
         (["--reproduce", "run", "--resume", "run"], "--resume"),
         (["-o", "run"], "needs DATA"),
         (["photos"], "needs --out or -o"),
@@ -132,6 +133,16 @@ def test_an_interrupted_training_has_the_exit_code_of_its_signal(job, capsys, nu
     job.does = stop
     assert main(["train", "photos", "-o", "run"]) == 128 + number
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_interrupted_training_says_which_trackers_to_give_again(job, capsys, tmp_path):
+    def stop():
+        raise InterruptedTraining(2)
+
+    job.does = stop
+    folder = tmp_path / "my board"
+    assert main(["train", "photos", "-o", "run", "--tensorboard", str(folder)]) == 130
+    assert f"interrupted; give --tensorboard '{folder}' again with --resume" in capsys.readouterr().err
 
 
 def test_checkpoints_are_asked_for(job):

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from greffon.frozen import remembered
 from greffon.frozen.activations import CHUNK, Activations
 from greffon.frozen.build import build_engine
-from greffon.frozen.cost import known_speed, macs, remember_speed
+from greffon.frozen.cost import macs
 from greffon.frozen.cut import find_cut
 from greffon.frozen.graph import flatten
 from greffon.frozen.store import ActivationStore
@@ -127,13 +128,14 @@ def test_multiply_accumulates():
     assert macs(flatten(depthwise)) == 64 * 36
 
 
-def test_speed_is_remembered_and_losing_it_does_no_harm(cache_folder):
-    assert known_speed() is None
-    remember_speed("onnx", 2e9)
-    remember_speed("keras", 1e9)
-    assert (known_speed("onnx"), known_speed("keras"), known_speed()) == (2e9, 1e9, 2e9)
+def test_what_is_remembered_of_this_machine_may_be_lost(cache_folder):
+    name = remembered.key("speed", "onnx")
+    assert remembered.get(name) is None
+    remembered.put(name, 2e9)
+    remembered.put(remembered.key("speed", "keras"), 1e9)
+    assert remembered.get(name) == 2e9
     (cache_folder / "machine.json").write_text("[broken")
-    assert known_speed() is None
+    assert remembered.get(name) is None
 
 
 class Counted:

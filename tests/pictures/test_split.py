@@ -280,3 +280,41 @@ def test_with_several_labels_each_is_on_both_sides():
     held = done.counts("val")
     assert held["young"] in {1, 2}
     assert all(abs(held[name] - 5) <= 1 for name in ("cat", "dog"))
+
+
+# --- pictures that earlier training knows ---
+
+
+@given(pictures, st.floats(0.01, 0.99), st.integers(0, 5), st.dictionaries(st.integers(0, 12).map(str), st.booleans()))
+def test_what_was_learned_from_is_learned_from_again(rows, validation, seed, knows):
+    """As long as every class has a picture for each side that nobody has learned from, which `own` sees to."""
+    catalog = catalog_of([(f"{label}/{i}.png", content, label) for i, (content, label) in enumerate(rows)])
+    known = {content: "val" if held_out else "train" for content, held_out in knows.items()}
+    done = split(catalog, validation=validation, seed=seed, known=known)
+    sides = side_of_content(done)
+    assert all(sides[content] == {side} for content, side in known.items() if content in sides)
+    assert all(count > 0 for side in ("train", "val") for count in done.counts(side).values())
+
+
+def test_the_same_pictures_again_are_split_as_they_were_and_a_share_of_new_ones_is_held_out():
+    first = split(numbered(cat=10, dog=20), seed=3)
+    known = dict(first.ok.select("hash", "split").iter_rows())
+    again = split(numbered(cat=10, dog=20), validation=0.5, seed=4, known=known)
+    assert side_of_content(again) == side_of_content(first)
+    more = split(numbered(cat=10, dog=30), seed=4, known=known)
+    assert {content: side_of_content(more)[content] for content in known} == side_of_content(first)
+    assert more.counts("val") == {"cat": 2, "dog": 4 + 2}
+    assert split(numbered(cat=10, dog=20), known={"strange": "val"}).frame.equals(split(numbered(cat=10, dog=20)).frame)
+
+
+def test_what_belongs_together_with_a_picture_that_was_learned_from_is_not_held_out():
+    together = [["cat0", "cat1"], ["cat2", "cat3"]]
+    done = split(numbered(cat=10, dog=10), together=together, known={"cat0": "train", "cat1": "val", "cat3": "val"})
+    sides = side_of_content(done)
+    assert sides["cat0"] == sides["cat1"] == {"train"} and sides["cat2"] == sides["cat3"] == {"val"}
+
+
+def test_a_class_whose_pictures_were_all_on_one_side_is_split_anew():
+    known = {f"cat{i}": "train" for i in range(10)} | {f"dog{i}": "val" for i in range(10)}
+    done = split(numbered(cat=10, dog=10), validation=0.3, known=known)
+    assert done.counts("val") == {"cat": 3, "dog": 3}

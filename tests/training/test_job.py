@@ -18,6 +18,7 @@ from greffon.pictures import decode as pictures
 from greffon.pictures import views
 from greffon.training import purpose
 from greffon.training.progress import Reporter
+from greffon.training.stage_result import StageResult
 
 SIDE = 32
 HEAD = greffon.Stage(name="head", epochs=2, learning_rate=1e-2)
@@ -43,33 +44,41 @@ def photos_folder(tmp_path_factory):
     return render(tmp_path_factory.mktemp("pictures"))
 
 
-@pytest.fixture(scope="module")
-def run(photos_folder, tmp_path_factory):
-    """One run that several tests look at; made with a cache of its own, since this fixture outlives a test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("module-cache")))
-        return greffon.train(
-            photos_folder, out=tmp_path_factory.mktemp("runs") / "run", recipe=RECIPE, reporter=Reporter()
-        )
-
-
-@pytest.fixture
-def short_network(monkeypatch):
-    """The network of a training has one block in each group, and three in the last."""
-    monkeypatch.setattr(purpose, "build_backbone", short_backbone((1, 1, 1, 3)))
-
-
 class Notes(Reporter):
     """Keeps what is said."""
 
     def __init__(self):
-        self.said = []
+        self.said, self.tables = [], []
 
     def note(self, text):
         self.said.append(text)
 
     def warn(self, text):
         self.said.append(text)
+
+    def stage(self, name, index, count, table=None):
+        self.tables.append(table)
+
+
+@pytest.fixture(scope="module")
+def trained(photos_folder, tmp_path_factory):
+    """One run that several tests look at, and what it said; made with a cache of its own, as it outlives a test."""
+    notes = Notes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GREFFON_CACHE", str(tmp_path_factory.mktemp("module-cache")))
+        run = greffon.train(photos_folder, out=tmp_path_factory.mktemp("runs") / "run", recipe=RECIPE, reporter=notes)
+    return run, notes
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained[0]
+
+
+@pytest.fixture
+def short_network(monkeypatch):
+    """The network of a training has one block in each group, and three in the last."""
+    monkeypatch.setattr(purpose, "build_backbone", short_backbone((1, 1, 1, 3)))
 
 
 @pytest.fixture
@@ -212,16 +221,67 @@ def test_missing_weights_stop_before_a_picture_is_read(tmp_path):
 def test_a_run_serves_as_weights(run, photos_folder, tmp_path):
     notes = Notes()
     stage = HEAD.replace(epochs=1, learning_rate=1e-12)
-    recipe = RECIPE.replace(weights=str(run.path), stages=(stage,))
+    recipe = RECIPE.replace(weights=str(run.path), stages=(stage,), seed=7)
     same = greffon.train(photos_folder, out=tmp_path / "same", recipe=recipe, reporter=notes)
     assert any("backbone and head" in text for text in notes.said)
     assert not any("Left out" in text for text in notes.said)
     # Nearly nothing was learned, so it answers as the run that it began with.
     ours, theirs = (read_bundle(it.path).table.select(pl.col("^p_.*$")).to_numpy() for it in (same, run))
     np.testing.assert_allclose(ours, theirs, atol=5e-3)
+    # What that run has learned from is not held out, whatever the seed; and a third run would know of all that.
+    one, other = (read_bundle(it.path) for it in (run, same))
+    assert other.split.equals(one.split)
+    assert any("33 pictures that" in text and "9 that it held out" in text for text in notes.said)
+    assert not any("flatter" in text for text in notes.said)
+    assert dict(other.earlier.iter_rows()) == one.known == other.known
     other = render(tmp_path / "other", classes=("x", "y"), count=4)
     greffon.train(other, out=tmp_path / "two", recipe=recipe, reporter=notes)
     assert any("other classes" in text for text in notes.said)
+
+
+@pytest.mark.usefixtures("short_network")
+def test_pictures_of_the_earlier_run_that_are_held_out_again_are_counted(run, photos_folder, tmp_path):
+    """By a written split; the network stands for the earlier run's."""
+    bundle = read_bundle(run.path)
+    frame = bundle.split.with_columns(split=pl.Series(["val", "train"] * 21))
+    frame.select("hash", "label", "split", "path").write_parquet(tmp_path / "split.parquet")
+    again = dict(frame.select("hash", "split").iter_rows())
+    count = sum(side == "val" and bundle.known[content] == "train" for content, side in again.items())
+    notes, stages = Notes(), (greffon.Stage(name="probe", optimizer="lbfgs"),)
+    recipe = RECIPE.replace(weights=str(run.path / "model.keras"), stages=stages)
+    found = greffon.train(
+        photos_folder, out=tmp_path / "run", recipe=recipe, reporter=notes, split=tmp_path / "split.parquet"
+    )
+    assert any(f"{count} of 21 pictures held out for validation were learned from" in text for text in notes.said)
+    assert found.summary["learned_before"]["val"] == {"pictures": count, "of": 21}
+    (line,) = (line for line in str(found).splitlines() if line.startswith("validation"))
+    assert f"had learned from {count} of these 21 pictures" in line
+    assert "choose" not in str(found), "nothing was chosen by them"
+    assert f"had learned from {count} of these 21" in (found.path / "README.md").read_text(encoding="utf-8")
+    assert str(found).splitlines()[0].startswith("3 x 5 folds") and "flattered" in str(found).splitlines()[0]
+
+
+def test_the_freeze_table_is_shown_once_and_else_what_changes(trained):
+    first, second = trained[1].tables
+    assert str(first).startswith("trains: head") and "\n" not in str(first)
+    assert "conv5_block3" in str(second) and str(second).count("\n") > 10
+
+
+def test_more_epochs_are_suggested_once_and_only_where_the_last_was_the_best(trained):
+    record = json.loads((trained[0].path / "run.json").read_text(encoding="utf-8"))
+    cut_off = [stage for stage in record["stages"] if stage["best_epoch"] == 2]
+    hints = [line for line in str(trained[0]).splitlines() if "more epochs may help" in line]
+    assert len(hints) == bool(cut_off)
+    rows = [{"learning_rate": 0.1}] * 2
+
+    def improves(**changes):
+        given = {"history": rows, "best": 2, "stage": HEAD, "more": {}} | changes
+        return StageResult(table=None, cut="", proof=None, seconds=0.0, trunk_macs=0, xla=False, **given).still_improves
+
+    assert improves()
+    assert not improves(best=1) and not improves(stage=HEAD.replace(epochs=3)) and not improves(more={"kept": False})
+    solved = {"history": [{"learning_rate": None}], "best": 1, "stage": HEAD.replace(optimizer="lbfgs", epochs=1)}
+    assert not improves(**solved)
 
 
 @pytest.mark.usefixtures("short_network")

@@ -22,6 +22,7 @@ from short import short_backbone
 import greffon
 from greffon.bundle.read import read_bundle
 from greffon.errors import DataError, InputError
+from greffon.pictures.catalog import Catalog
 from greffon.training import checkpoint, kept_pictures, purpose, stage_memory, stage_tail, tail
 from greffon.training.choices import Choices
 from greffon.training.interrupts import InterruptedTraining, Interrupts
@@ -97,7 +98,10 @@ class Heard(Reporter):
     """Keeps what is said."""
 
     def __init__(self):
-        self.warned, self.told = [], []
+        self.warned, self.noted, self.told = [], [], []
+
+    def note(self, text):
+        self.noted.append(text)
 
     def warn(self, text):
         self.warned.append(text)
@@ -140,12 +144,16 @@ def test_a_killed_training_ends_as_if_it_had_not_been(undisturbed, tmp_path, mon
         with pytest.raises(Killed):
             greffon.train(undisturbed.folder, out=out, recipe=RECIPE, reporter=reporter, checkpoint_every=0.0)
     assert not out.exists() and partial_of(out).is_dir()
+    long_ago = {"seconds": 1000.0, "trunk_seconds": 500.0}
+    (partial_of(out) / "times.json").write_text(json.dumps(long_ago), encoding="utf-8")
     heard = Heard()
     run = greffon.resume(out, reporter=heard)
     assert digest(run.path) == undisturbed.digest
     assert not partial_of(out).exists()
     assert heard.told == [(row["stage"], row["epoch"]) for row in read_bundle(run.path).history.to_dicts()]
     assert json.loads((run.path / "run.json").read_text())["training"]["resumed"] == 1
+    assert any(text.startswith(("goes on ", "all stages had ended")) for text in heard.noted)
+    assert run.summary["seconds"] > 1000 and run.summary["trunk_seconds"] >= 500, "of both processes"
 
 
 @pytest.mark.large
@@ -197,6 +205,7 @@ def test_a_signal_waits_for_the_next_step(undisturbed, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     state = left(out)
     assert (state["inside"]["epoch"], state["inside"]["step"]) == (0, 1)
+    assert state["inside"]["seconds"] > 0
     assert any(f"--resume {out}" in text for text in heard.warned)
     # What is there is not lost by accident.
     with pytest.raises(InputError, match="--resume"):
@@ -205,7 +214,7 @@ def test_a_signal_waits_for_the_next_step(undisturbed, tmp_path, monkeypatch):
     moved = undisturbed.folder / "red" / "0.png"
     moved.rename(tmp_path / "0.png")
     try:
-        with pytest.raises(DataError, match=r"1 gone: red/0\.png"):
+        with pytest.raises(DataError, match=r"1 gone: red/0\.png \(put it back\)"):
             greffon.resume(out, reporter=Reporter())
     finally:
         (tmp_path / "0.png").rename(moved)
@@ -331,8 +340,41 @@ def test_objects_of_a_process_that_is_gone(tmp_path):
     Partial.create(tmp_path / "own", own, overwrite=False).release()
     with pytest.raises(InputError, match="layer given in Python"):
         greffon.resume(tmp_path / "own", reporter=Reporter())
-    with pytest.raises(InputError, match="not the one"):
+    with pytest.raises(InputError, match=r"that was given has none"):
         greffon.resume(tmp_path / "own", recipe=greffon.Recipe(), reporter=Reporter())
+
+
+def test_another_recipe_than_that_of_the_training_is_named_by_what_differs(tmp_path):
+    Partial.create(tmp_path / "run", asked(split=None, manifest=None, columns=None), overwrite=False).release()
+    with pytest.raises(InputError, match=r"the training began with: seed differs; it is kept .* left out"):
+        greffon.resume(tmp_path / "run", recipe=RECIPE.replace(seed=5), reporter=Reporter())
+
+
+def test_what_to_do_with_pictures_that_are_not_the_same_is_said_for_each_kind(tmp_path):
+    before, now = Catalog.from_folder(render(tmp_path / "a", count=3)), render(tmp_path / "b", count=4)
+    (now / "red" / "1.png").unlink()
+    (now / "red" / "2.png").write_bytes((now / "blue" / "0.png").read_bytes())
+    with pytest.raises(DataError) as refused:
+        kept_pictures.check_same_data(before, Catalog.from_folder(now), "the interrupted training")
+    said = str(refused.value)
+    for line in ("1 gone: red/1.png (put it back)", "red/2.png", "(take them away again)", "Or train anew"):
+        assert line in said
+    assert kept_pictures.is_gone(str(tmp_path / "c")) and not kept_pictures.is_gone(now)
+    assert not any(map(kept_pictures.is_gone, ("https://host/photos", str(tmp_path / "*.tar"), [1, 2])))
+
+
+def test_where_an_interrupted_training_goes_on():
+    memory = stage_memory.Memory(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    assert memory.where(RECIPE.stages) == "goes on at the beginning of stage 'probe'"
+    memory.finished = [{}]
+    memory.inside = {"epoch": 1, "step": 3, "seconds": 50.0}
+    assert memory.where(RECIPE.stages) == (
+        "goes on in stage 'head', epoch 2 of 2, behind step 3; what ran before is told again"
+    )
+    memory.stage_begins()
+    assert memory.stage_seconds > 50
+    memory.finished = [{}] * 3
+    assert memory.where(RECIPE.stages).startswith("all stages had ended")
 
 
 # --- order, choices ---

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from greffon.bundle.flattery import flattery
 from greffon.bundle.neighbours import NEIGHBOURS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from greffon.bundle.write import BundleContents
+    from greffon.recipe import Recipe
 
 # What the hub knows of the licences that weights have here; the others are "other" with a name.
 _LICENCES = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "CC-BY-4.0", "CC0-1.0"}
@@ -34,7 +36,7 @@ def model_card(contents: BundleContents, class_names: Sequence[str], record: Map
         f"[Greffon](https://pypi.org/project/greffon/) {record['versions']['greffon']}.\n",
         _classes(class_names, several=contents.recipe.head.output == "sigmoid"),
         _data(record),
-        _scores(record),
+        _scores(contents.recipe, record),
         _origin(contents, record),
         _use(contents),
         _pictures_inside(contents),
@@ -107,7 +109,7 @@ def _data(record: Mapping[str, Any]) -> str:
     return "## Data\n\n" + "\n".join(lines) + "\n"
 
 
-def _scores(record: Mapping[str, Any]) -> str:
+def _scores(recipe: Recipe, record: Mapping[str, Any]) -> str:
     if record.get("accuracy") is None:
         return ""
     interval = record.get("accuracy_interval")
@@ -116,10 +118,9 @@ def _scores(record: Mapping[str, Any]) -> str:
     for name, what in (("balanced_accuracy", "mean recall of the classes"), ("log_loss", "log loss, in nats")):
         if record.get(name) is not None:
             lines.append(f"- {what} {record[name]:.3f}")
-    return (
-        "## Scores\n\nOn the validation pictures, by which the best epoch was chosen, so that new pictures may come "
-        "out a little worse:\n\n" + "\n".join(lines) + "\n"
-    )
+    reasons = [_escaped(reason) for reason in flattery(recipe, record)]
+    worse = f" ({'; '.join(reasons)})" if reasons else ""
+    return f"## Scores\n\nOn the validation pictures{worse}:\n\n" + "\n".join(lines) + "\n"
 
 
 def _origin(contents: BundleContents, record: Mapping[str, Any]) -> str:

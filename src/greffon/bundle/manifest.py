@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import greffon
+from greffon.bundle.commands import resume_command
 from greffon.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -24,6 +25,9 @@ FORMAT_VERSION = 1
 
 DERIVED = frozenset({"diagnosis.json", "report.html"})
 """Files that are made from a run and may lie in it."""
+
+PARTIAL = ".partial"
+"""What the name of a folder ends in that holds a training which has not ended; without it, the name of its run."""
 
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """Files that operating systems put into folders by themselves."""
@@ -72,7 +76,8 @@ def read_manifest(folder: Path) -> Manifest:
             {str(name): str(file["sha256"]) for name, file in values["files"].items()},
         )
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder} is no run of greffon: it has no {MANIFEST}{_instead(folder)}") from None
+        what = f"{folder} is no run of greffon: it has no {MANIFEST}{_instead(folder)}"
+        raise InputError(not_ended(folder) or what) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / MANIFEST}: cannot be read: {error!r}") from None
     if found != _KIND:
@@ -164,3 +169,15 @@ def _instead(folder: Path) -> str:
         return " (it is a file; give the folder that training wrote)"
     inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
     return f" (a folder in it has one: {folder / inside[0]})" if inside else ""
+
+
+def not_ended(folder: Path) -> str:
+    """What to say of the folder of a run whose training has not ended; "" of any other."""
+    run = folder.with_name(folder.name.removesuffix(PARTIAL)) if folder.name else folder
+    left = run.with_name(f"{run.name}{PARTIAL}") if run.name else run
+    if not (left / "job.json").is_file() or (folder != left and folder.exists()):
+        return ""
+    return (
+        f"{run} is no run yet: its training was interrupted, or runs just now, and what there is of it lies in {left}. "
+        f"To go on with it: {resume_command(run)} (greffon.resume)"
+    )

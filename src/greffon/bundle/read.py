@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from greffon.evaluation.calibration import Calibration
     from greffon.recipe import Recipe
 
-__all__ = ["MODEL_ONNX", "Bundle", "damages", "read_bundle"]
+__all__ = ["EARLIER", "MODEL_ONNX", "Bundle", "damages", "read_bundle"]
 
 MODEL_ONNX = "model.onnx"
 """The file that `predict` runs on; a run of a layer that ONNX does not know, or of an older Greffon, has none."""
+
+EARLIER = "earlier.parquet"
+"""Pictures that the weights of a run knew before it was trained; only where they came from another run."""
 
 _FILES = (
     "classes.json",
@@ -112,6 +115,28 @@ class Bundle:
         import polars as pl
 
         return pl.read_parquet(io.BytesIO(self.file("split.parquet").read_bytes()))
+
+    @cached_property
+    def earlier(self) -> pl.DataFrame:
+        """Pictures that the weights knew before this training: `hash`, and `train` or `val` as `split`; see `known`."""
+        import polars as pl
+
+        if EARLIER not in self.manifest.files:
+            return pl.DataFrame(schema={"hash": pl.String, "split": pl.String})
+        return pl.read_parquet(io.BytesIO(self.file(EARLIER).read_bytes()))
+
+    @cached_property
+    def known(self) -> dict[str, str]:
+        """Content hash -> `train` for pictures that the weights were trained on, in this run or one that it began with.
+
+        `val` for those that they were validated on alone; what lay in a test/ is not among them.
+        """
+        import polars as pl
+
+        rows = pl.concat([self.split.select("hash", "split"), self.earlier.select("hash", "split")])
+        rows = rows.filter(pl.col("split").is_in(["train", "val"]))
+        # `val` first, so that `train` overwrites it.
+        return dict(rows.sort("split", descending=True, maintain_order=True).iter_rows())
 
     @cached_property
     def left_out(self) -> pl.DataFrame:

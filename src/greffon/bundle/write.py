@@ -14,6 +14,7 @@
 | recipe.yaml | every option; the same training again |
 | split.parquet | one row per picture: path, hash, label, and the side of the split that it was on |
 | left_out.csv | one row per file that was not used, and why |
+| earlier.parquet | where the weights came from another run: pictures that these knew, and on which side they were |
 | history.csv | one row per epoch |
 | validation.parquet | one row per validation picture, with its probabilities |
 | freeze.json | the freeze rules, and every trainable flag (a .keras file does not keep those of single variables) |
@@ -43,7 +44,7 @@ from greffon.bundle.manifest import plain, write_json
 from greffon.bundle.neighbours import write_neighbours
 from greffon.bundle.onnx_form import keras_answers, onnx_form
 from greffon.bundle.portable import check_model
-from greffon.bundle.read import MODEL_ONNX
+from greffon.bundle.read import EARLIER, MODEL_ONNX
 from greffon.errors import InputError
 from greffon.evaluation.table import check_class_names, class_names_of, has_several_labels, write_table
 
@@ -87,6 +88,8 @@ class BundleContents:
             the probe pictures are rendered ones.
         neighbours: small copies of pictures that were learned from, and what the model sees in them; None: no
             picture of the user's is kept, or the model gives no features.
+        earlier: pictures that the weights knew before: the columns `hash` and `split` (`train` or `val`); None: nothing
+            is known of that.
     """
 
     model: keras.Model
@@ -102,6 +105,7 @@ class BundleContents:
     calibration: Calibration | None = None
     pictures: str | Path | None = None
     neighbours: Neighbours | None = None
+    earlier: pl.DataFrame | None = None
 
 
 def write_bundle(
@@ -138,6 +142,8 @@ def write_bundle(
         used, left_out = _by_use(contents.split)
         used.write_parquet(place / "split.parquet")
         left_out.write_csv(place / "left_out.csv")
+        if contents.earlier is not None:
+            contents.earlier.write_parquet(place / EARLIER)
         contents.history.write_csv(place / "history.csv")
         write_table(contents.validation, place / "validation.parquet")
         write_json(place / "freeze.json", _freeze(contents.model))

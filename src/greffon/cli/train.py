@@ -2,6 +2,7 @@
 
 # Annotations are evaluated here: Cyclopts makes the command line of them.
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from greffon.cli.data import ColumnNames, Data, columns_of
-from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags
+from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags, flag_name
 from greffon.cli.output import Json, print_json, reporter
 from greffon.errors import CheckFailedError, InputError
 from greffon.recipe import load_recipe
@@ -78,12 +79,13 @@ def train(  # noqa: PLR0913 - all but the first are options, by keyword only
         "--column": columns,
         "--overwrite": overwrite,
     }
-    beside |= {"--checkpoint-every": checkpoint_every, "the recipe": options or recipe != "default"}
+    beside["--checkpoint-every"] = checkpoint_every
+    flags = _given_flags(recipe, options or {})
     if reproduce is not None:
-        _alone("--reproduce", beside | {"--resume": resume, "--tensorboard": tensorboard, "--mlflow": mlflow})
+        _alone("--reproduce", beside | {"--resume": resume, "--tensorboard": tensorboard, "--mlflow": mlflow}, flags)
         return _reproduce(reproduce, out, progress, json=json)
     if resume is not None:
-        _alone("--resume", beside | {"--out": out})
+        _alone("--resume", beside | {"--out": out}, flags)
         from greffon.training.resume import resume as go_on
 
         return _trained(lambda told: go_on(resume, reporter=told), progress, json=json, name=resume.name, **trackers)
@@ -119,7 +121,7 @@ def _trained(work: "Callable[[Reporter], Run]", progress: "Reporter", *, json: b
         with tracked(progress, **tracking) as told:
             run = work(told)
     except InterruptedTraining as stopped:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write(f"interrupted{_with_trackers(tracking)}\n")
         return stopped.exit_code
     if json:
         print_json({"run": run.path, **run.summary})
@@ -135,8 +137,21 @@ def _reproduce(run: Path, out: Path | None, progress: "Reporter", *, json: bool)
     return 0 if found.same else CheckFailedError.exit_code
 
 
-def _alone(flag: str, others: dict[str, Any]) -> None:
+def _alone(flag: str, others: dict[str, Any], flags: list[str]) -> None:
     """Refuse what says nothing beside a flag."""
-    given = [name for name, value in others.items() if value not in (None, False, ())]
+    given = [name for name, value in others.items() if value not in (None, False, ())] + flags
     if given:
-        raise InputError(f"{flag} takes everything from the run: leave {', '.join(given)} out")
+        whose = "the interrupted training" if flag == "--resume" else "the run's record"
+        raise InputError(f"{flag} takes data and options from {whose}: leave {', '.join(given)} out")
+
+
+def _given_flags(recipe: str, options: "RecipeFlags") -> list[str]:
+    """The flags of the recipe that were given, as they are written."""
+    flags = [] if recipe == "default" else ["--recipe"]
+    return flags + [flag_name(f"no_{name}" if value is False else name) for name, value in options.items()]
+
+
+def _with_trackers(tracking: dict[str, Any]) -> str:
+    """The trackers that were given, which a training that goes on does not remember."""
+    given = [f"--{name} {shlex.quote(str(tracking[name]))}" for name in ("tensorboard", "mlflow") if tracking.get(name)]
+    return f"; give {' '.join(given)} again with --resume" if given else ""

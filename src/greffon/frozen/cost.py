@@ -1,4 +1,4 @@
-"""What a graph costs in multiply-accumulates per picture, and how many of them this machine does in a second."""
+"""What a graph costs in multiply-accumulates per picture."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from greffon.frozen import remembered
-
 if TYPE_CHECKING:
     from greffon.frozen.graph import FlatGraph, Node
-
-_ENGINES = ("onnx", "keras")
 
 
 def macs(graph: FlatGraph) -> int:
@@ -44,14 +40,3 @@ def node_macs(node: Node, graph: FlatGraph) -> int:
     # which the output's channels stand for already. A depthwise kernel has no such axis.
     places = int(np.prod(shape[:-1])) if len(shape) > 1 else 1
     return places * sum(int(np.prod(kernel.shape)) for kernel in kernels)
-
-
-def remember_speed(engine: str, macs_per_second: float) -> None:
-    """Note down for later runs how fast an engine was; losing the note does no harm."""
-    remembered.put(remembered.key("speed", engine), macs_per_second)
-
-
-def known_speed(engine: str | None = None) -> float | None:
-    """Multiply-accumulates per second of an engine when it last computed a trunk here; None: the fastest known."""
-    known = [remembered.get(remembered.key("speed", name)) for name in ([engine] if engine else _ENGINES)]
-    return max((float(speed) for speed in known if isinstance(speed, int | float)), default=None)

@@ -16,6 +16,7 @@ import xxhash
 from greffon.errors import DataError, InputError
 from greffon.pictures.catalog import SPLITS, Catalog, listed
 from greffon.pictures.near import groups
+from greffon.pictures.settled import settled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,8 +28,9 @@ _FORMAT = "greffon-split-1"
 
 
 def split(
-    catalog: Catalog, *, validation: float = 0.2, seed: int = 0, together: Iterable[Sequence[str]] = ()
-) -> Catalog:
+    catalog: Catalog, *, validation: float = 0.2, seed: int = 0, together: Iterable[Sequence[str]] = (),
+    known: Mapping[str, str] | None = None,
+) -> Catalog:  # fmt: skip
     """Give every usable picture its side: `train` or `val`, and `test` where test/ was given.
 
     A val/ that was given is kept as it is. Else a share of each class is held out: which pictures, depends on their
@@ -42,6 +44,8 @@ def split(
         seed: another seed, another split.
         together: content hashes of pictures that have to be on one side, such as near-copies; sets that share a
             picture are one.
+        known: content hash -> `train` or `val`, of pictures that the weights were trained on before, or validated on:
+            they stay on that side (see `settled`), and a share of the others is held out. Not where val/ was given.
 
     Returns:
         A catalog whose usable pictures are all on a side; its `notes` say where copies are on two given sides.
@@ -64,7 +68,7 @@ def split(
     if not 0 < validation < 1:
         raise InputError(f"validation must be a share above 0 and under 1, got {validation!r}")
     given = bool(len(catalog.side("val")))
-    sides = {} if given else _held_out(catalog, _units(catalog, together), validation, seed)
+    sides = {} if given else _held_out(catalog, _units(catalog, together), validation, seed, known or {})
     catalog = _assigned(catalog, sides)
     _check_both_sides(catalog, given=given)
     return replace(catalog, notes=(*catalog.notes, *_notes_on_leaks(catalog)))
@@ -265,29 +269,47 @@ def _owners(catalog: Catalog) -> dict[str, tuple[str, ...]]:
     return owners
 
 
-def _held_out(catalog: Catalog, units: list[_Unit], validation: float, seed: int) -> dict[str, str]:
+def _held_out(
+    catalog: Catalog, units: list[_Unit], validation: float, seed: int, known: Mapping[str, str]
+) -> dict[str, str]:
     """Side of each different picture: a share of every class, one unit after the other as long as it fits."""
     counts: Counter[str] = sum((unit.counts for unit in units), Counter())
     _check_enough(catalog, units, counts)
-    wanted = {name: min(max(1, round(validation * count)), count - 1) for name, count in counts.items()}
     units = sorted(units, key=lambda unit: unit.order(seed))
-    held: Counter[str] = Counter()
-    taken: set[int] = set()
+    known_sides = settled([(unit.contents, list(unit.counts)) for unit in units], known)
+    taken = {place for place, held_out in known_sides.items() if held_out}
+    held: Counter[str] = sum((units[place].counts for place in taken), Counter())
+    wanted = _wanted(units, known_sides, validation)
     for place, unit in enumerate(units):
-        if all(held[name] + count <= wanted[name] for name, count in unit.counts.items()):
+        if place not in known_sides and all(held[name] + count <= wanted[name] for name, count in unit.counts.items()):
             taken.add(place)
             held += unit.counts
     for name in catalog.class_names:
         if not held[name]:  # every part with this class is larger than the share that was asked for
-            place = _smallest(units, taken, name, counts - held)
+            place = _smallest(units, taken, name, counts - held, known_sides)
             taken.add(place)
             held += units[place].counts
     sides = {False: "train", True: "val"}
     return {content: sides[place in taken] for place, unit in enumerate(units) for content in unit.contents}
 
 
-def _smallest(units: list[_Unit], taken: set[int], name: str, left: Counter[str]) -> int:
-    """The smallest part with a class that leaves every class something to learn from."""
+def _wanted(units: list[_Unit], known_sides: Mapping[int, bool], validation: float) -> dict[str, int]:
+    """How many pictures of each class to hold out: those that are held out already, and a share of the new ones."""
+    held, learned, new = (
+        sum((unit.counts for place, unit in enumerate(units) if known_sides.get(place) is side), Counter[str]())
+        for side in (True, False, None)
+    )
+    return {
+        name: held[name]
+        + min(max(int(not held[name]), round(validation * new[name])), new[name] - int(not learned[name]))
+        for name in held | learned | new
+    }
+
+
+def _smallest(
+    units: list[_Unit], taken: set[int], name: str, left: Counter[str], known_sides: Mapping[int, bool]
+) -> int:
+    """The smallest part with a class that leaves every class something to learn from; a new one, if there is one."""
     fitting = [
         place
         for place, unit in enumerate(units)
@@ -299,7 +321,7 @@ def _smallest(units: list[_Unit], taken: set[int], name: str, left: Counter[str]
             "groups) leaves no part of them to hold out without taking all of a class. Add pictures, or give val/ "
             "yourself"
         )
-    return min(fitting, key=lambda place: (units[place].counts.total(), place))
+    return min(fitting, key=lambda place: (place in known_sides, units[place].counts.total(), place))
 
 
 def _check_enough(catalog: Catalog, units: list[_Unit], counts: Counter[str]) -> None:

@@ -39,16 +39,9 @@ def adapt_norms(model: keras.Model, samples: Samples, *, seed: int) -> int:
         InputError: the backbone has no BatchNormalization, or one that was folded into the convolutions.
     """
     parts = split_parts(model)
-    norms = [norm for layer in parts.backbone for norm in batch_norms(layer)]
-    if not norms:
-        raise InputError("norm_statistics 'adapted': this backbone has no BatchNormalization; leave it at 'pretrained'")
     backbone = keras.Model(model.inputs, parts.backbone[-1].output)
-    if without_statistics(norms_of(backbone), backbone) == "folded":
-        raise InputError(
-            "norm_statistics 'adapted': BatchNormalization of these weights is the identity, it was folded into the "
-            "convolutions; statistics of other pictures would take away what is in them. Leave it at 'pretrained', or "
-            "take weights that have their own statistics (greffon weights list)"
-        )
+    check_adaptable(backbone)
+    norms = [norm for layer in parts.backbone for norm in batch_norms(layer)]
     rows = some_rows(samples.train, seed=seed)
 
     def forward(batch: Array) -> None:
@@ -65,3 +58,22 @@ def adapt_norms(model: keras.Model, samples: Samples, *, seed: int) -> int:
         norm.moving_mean.assign(mean)
         norm.moving_variance.assign(variance)
     return len(rows)
+
+
+def check_adaptable(backbone: keras.Model) -> None:
+    """Refuse a network whose BatchNormalization cannot have other statistics.
+
+    Raises:
+        InputError: it has none, or one that was folded into the convolutions.
+    """
+    if not any(batch_norms(layer) for layer in backbone.layers):
+        raise InputError(
+            "norm_statistics 'adapted' (--norm-statistics): this backbone has no BatchNormalization; leave it at "
+            "'pretrained'"
+        )
+    if without_statistics(norms_of(backbone), backbone) == "folded":
+        raise InputError(
+            "norm_statistics 'adapted' (--norm-statistics): BatchNorm of these weights is the identity: it was "
+            "folded into the convolutions; statistics of other pictures would take away what is in them. Leave it at "
+            "'pretrained', or take weights that have their own statistics (greffon weights list)"
+        )

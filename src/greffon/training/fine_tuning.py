@@ -143,7 +143,7 @@ class FineTuning:
         if not watch.best or not stage.keep_best:
             raise InputError(
                 f"stage {stage.name!r}: the loss was not a number in epoch {watch.not_finite}, at learning rate "
-                f"{stage.learning_rate}; give a lower --learning-rate"
+                f"{stage.learning_rate}; give a lower one (--learning-rate, or learning_rate= of the stage)"
             )
         self.note(
             f"stage {stage.name!r} stopped in epoch {watch.not_finite}, whose loss was not a number; the weights of "

@@ -110,7 +110,7 @@ MOST_FOLDED = 1000
 
 
 def folds_of(
-    first: FirstPass, catalog: Catalog, together: Sequence[Sequence[str]], recipe: Recipe
+    first: FirstPass, catalog: Catalog, together: Sequence[Sequence[str]], recipe: Recipe, *, again: str
 ) -> tuple[Folds | None, str]:
     """How good the head is on pictures that no choice was made by, where there is no test/; and what is to be said.
 
@@ -122,6 +122,7 @@ def folds_of(
         catalog: split.
         together: content hashes of near-copies, which stay in one fold.
         recipe: its head, with the pooling that was chosen, and its seed are read.
+        again: the command that takes folds of whatever many pictures.
     """
     from greffon.errors import DataError
     from greffon.evaluation.folds import folds
@@ -131,7 +132,7 @@ def folds_of(
     if len(catalog.side("test")):
         return None, ""
     if len(frame) > MOST_FOLDED:
-        return None, "for a number that nothing was chosen by: greffon evaluate RUN DATA --side all --folds 5"
+        return None, f"for a number that nothing was chosen by: {again}"
     source = first.features.get(recipe.head.pool) or first.features["avg"]
     try:
         found = folds(

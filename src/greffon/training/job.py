@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic
 
+from greffon.bundle.commands import resume_command
+from greffon.bundle.flattery import LEARNED_BEFORE
 from greffon.bundle.write import check_model
 from greffon.errors import GreffonError
 from greffon.pictures.quality import crop_note
 from greffon.pictures.skipped import Skipped
 from greffon.pictures.split import apply_split, split
 from greffon.training.checkpoint import CheckpointError
+from greffon.training.elapsed import Elapsed
 from greffon.training.interrupts import Interrupts
 from greffon.training.pooling import choose_head
 from greffon.training.purpose import Ready, Result
@@ -57,7 +59,7 @@ class Job(Generic[Result]):
         recipe: with what follows from the pictures.
         notes: what the user should know, for the record.
         chosen: what was chosen on the way, for the record.
-        began: when, by `time.perf_counter`.
+        elapsed: how long it has taken, in earlier processes too.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class Job(Generic[Result]):
         self.interrupts = Interrupts()
         self.notes: list[str] = []
         self.chosen: dict[str, Any] = {}
-        self.began = time.perf_counter()
+        self.elapsed = Elapsed(None if partial is None else partial.read_json("times"))
+        self._network: tuple[Any, Preprocessing, list[str]] | None = None
         self._sides, self._known_choices = sides, choices
         if partial is not None:
             partial.warn = self.note
+            partial.times = self.elapsed.state
 
     @property
     def several_labels(self) -> bool:
@@ -84,10 +88,28 @@ class Job(Generic[Result]):
         self.notes.append(text)
         self.reporter.warn(text)
 
+    def network(self) -> tuple[Any, Preprocessing, list[str]]:
+        """The backbone with its weights, the record of its preprocessing, and notes; built once."""
+        import keras
+
+        if self._network is None:
+            keras.utils.set_random_seed(self.recipe.seed)
+            self._network = self.purpose.backbone(self.start, self.recipe)
+        return self._network
+
     # --- the pictures ---
 
     def read(self, data: Any, columns: Columns | None, findings: pl.DataFrame | None) -> Catalog:
-        """The pictures, without those that cannot be used or that a manifest, as it was loaded, leaves out."""
+        """The pictures, without those that cannot be used or that a manifest, as it was loaded, leaves out.
+
+        What the recipe and the weights alone make impossible is refused before.
+        """
+        from greffon.training.ahead import refuse_early
+        from greffon.training.kept_pictures import is_gone
+
+        if not is_gone(data):  # which is said at once
+            backbone, *_ = self.network()
+            refuse_early(backbone, self.recipe)
         found, used = read_pictures(data, columns, findings, reporter=self.reporter, note=self.note)
         if used.several_labels and not self.several_labels:
             self.note("pictures may have several labels: the head has a sigmoid for each class, not one softmax")
@@ -108,9 +130,12 @@ class Job(Generic[Result]):
 
     def _side(self, catalog: Catalog, together: Sequence[Sequence[str]]) -> Catalog:
         """Every picture on its side: as it was written, or split anew."""
-        if self._sides is None:
-            return split(catalog, validation=self.recipe.validation, seed=self.recipe.seed, together=together)
-        return apply_split(catalog, self._sides)
+        if self._sides is not None:
+            return apply_split(catalog, self._sides)
+        return split(
+            catalog, validation=self.recipe.validation, seed=self.recipe.seed, together=together,
+            known=self.start.earlier.sides,
+        )  # fmt: skip
 
     def _split(self, catalog: Catalog, near: NearCopies | None) -> Catalog:
         catalog = self._side(catalog, near.together if near else ())
@@ -123,7 +148,19 @@ class Job(Generic[Result]):
             f"{sum(counts.values())} pictures of {len(catalog.class_names)} classes: {counts['train']} to learn from, "
             f"{counts['val']} held out for validation{test}"
         )
+        self._tell_of_earlier(catalog)
         return catalog
+
+    def _tell_of_earlier(self, catalog: Catalog) -> None:
+        """What the weights know of the pictures already."""
+        earlier = self.start.earlier
+        if self._sides is None and (kept := earlier.note(catalog)):
+            self.reporter.note(kept)
+        if warning := earlier.warning(catalog):
+            self.note(warning)
+        self.chosen.pop(LEARNED_BEFORE, None)  # of pictures before some went bad
+        if found := earlier.to_record(catalog):
+            self.chosen[LEARNED_BEFORE] = found
 
     # --- the training ---
 
@@ -139,7 +176,8 @@ class Job(Generic[Result]):
             raise
         except KeyboardInterrupt:
             if self.partial is not None:
-                self.reporter.warn(f"interrupted; go on with greffon train --resume {out} (greffon.resume)")
+                self.partial.keep_times()
+                self.reporter.warn(f"interrupted; go on with {resume_command(out)} (greffon.resume)")
             raise
         finally:
             if self.partial is not None:
@@ -167,18 +205,19 @@ class Job(Generic[Result]):
         """Network, split, chosen head and samples: stages that can run."""
         import keras
 
-        recipe, solver = self.recipe, Solver()
-        keras.utils.set_random_seed(recipe.seed)
-        backbone, preprocessing, notes = self.purpose.backbone(self.start, recipe)
+        solver = Solver()
+        backbone, preprocessing, notes = self.network()
+        keras.utils.set_random_seed(self.recipe.seed)  # from here on, whenever the network was built
         model = self._grafted(backbone, preprocessing, catalog, notes)
         recipe = self.recipe  # gradual stages are those of this network
         resize = preprocessing.resize if recipe.resize == "auto" else recipe.resize
         if resize == "crop" and (lost := crop_note(catalog.ok.select("path", "width", "height").iter_rows())):
             self.note(lost)
         store, choices = self.purpose.store(), self._choices()
-        first = self.purpose.first_pass(
-            model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes, choices=choices
-        )
+        with self.elapsed.looking():
+            first = self.purpose.first_pass(
+                model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes, choices=choices
+            )
         catalog = self._split(catalog, first.near if first else None)
         together = first.near.together if first and first.near else []
         head = self._head(first, catalog, together, solver)
@@ -243,10 +282,17 @@ class Job(Generic[Result]):
         from greffon.training.stage_memory import Memory
         from greffon.training.stages import Stages
 
-        return Stages(
+        memory = Memory(model, self.partial, self.interrupts)
+        if self.partial is not None and self.partial.is_reopened:
+            self.reporter.note(memory.where(recipe.stages))
+        stages = Stages(
             model, recipe, samples, store, self.reporter, notes=self.notes, earlier=first.planned if first else None,
-            choices=choices, memory=Memory(model, self.partial, self.interrupts), solver=solver,
+            choices=choices, memory=memory, solver=solver,
         )  # fmt: skip
+        self.elapsed.work = stages.work
+        if self.partial is not None:
+            self.partial.keep_times()
+        return stages
 
     def _choices(self) -> Choices:
         from greffon.training.choices import Choices

@@ -111,10 +111,26 @@ def check_same_data(before: Catalog, now: Catalog, what: str) -> None:
     _refuse(what, found, str(now.root))
 
 
+_MENDS = {
+    "gone": ("put it back", "put them back"),
+    "changed": ("put back what it was", "put back what they were"),
+    "new": ("take it away again", "take them away again"),
+}
+
+
 def _refuse(what: str, found: Mapping[str, Sequence[str]], root: str) -> None:
     if not any(found.values()):
         return
-    lines = [f"  {len(paths)} {name}: {listed(list(paths))}" for name, paths in found.items() if paths]
-    raise DataError(
-        "\n".join([f"the pictures in {root} are not those of {what}:", *lines, "put them back, or train anew"])
-    )
+    given = {name: list(paths) for name, paths in found.items() if paths}
+    lines = [
+        f"  {len(paths)} {name}: {listed(paths)} ({_MENDS[name][len(paths) > 1]})" for name, paths in given.items()
+    ]
+    raise DataError("\n".join([f"the pictures in {root} are not those of {what}:", *lines, "Or train anew"]))
+
+
+def is_gone(data: Any) -> bool:
+    """Whether data is the name of a file or folder that is not there; an address or a pattern is looked into later."""
+    from greffon.pictures.sources.locate import is_address
+
+    place = place_of(data)
+    return place is not None and not is_address(place) and not set("*?[") & set(place) and not Path(place).exists()

@@ -7,6 +7,7 @@
 | split.parquet | the written split, where one was given |
 | choices.json | what was chosen by timing |
 | checkpoint | weights, optimizer, random states, position: replaced as a whole, see `checkpoint` |
+| times.json | how long it has taken, when it was last written down: with each checkpoint, and when it was interrupted |
 | lock | held by the process that trains |
 
 It goes when the run is written. A checkpoint that cannot be written, on a full disk for example, is told once; the
@@ -18,11 +19,14 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import shlex
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greffon.bundle.commands import resume_command
+from greffon.bundle.manifest import PARTIAL
 from greffon.errors import InputError
 from greffon.training.checkpoint import load_state, save_state, write_durably
 
@@ -36,7 +40,6 @@ EVERY = 30.0
 
 VERSION = 1
 _SHARE = 0.02  # of the time that checkpoints may take, unless they are asked for more often
-_SUFFIX = ".partial"
 
 
 class Partial:
@@ -48,12 +51,16 @@ class Partial:
         warn: told of what goes wrong, once.
         writes: how many checkpoints were written.
         seconds: that they took.
+        times: gives how long the training has taken, see `elapsed`.
+        is_reopened: whether an earlier process began with it.
     """
 
     def __init__(self, place: Path, job: dict[str, Any], *, every: float = EVERY) -> None:
         self.place, self.job, self.every = place, job, every
         self.warn: Callable[[str], None] = lambda _: None
         self.writes, self.seconds = 0, 0.0
+        self.times: Callable[[], Any] | None = None
+        self.is_reopened = False
         self._lock: Any = None
         self._last = time.monotonic()
         self._took = 0.0
@@ -94,27 +101,28 @@ class Partial:
             InputError: there is none, it is running, or another version of Greffon wrote it.
         """
         out = Path(run).expanduser()
-        place = out if out.name.endswith(_SUFFIX) and out.is_dir() else partial_of(out)
-        out = place.with_name(place.name.removesuffix(_SUFFIX))
+        place = out if out.name.endswith(PARTIAL) and out.is_dir() else partial_of(out)
+        out = place.with_name(place.name.removesuffix(PARTIAL))
         try:
             job = json.loads((place / "job.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             if (out / "manifest.json").is_file():
                 raise InputError(
                     f"the training of {out} has ended and its run is whole: there is nothing to go on with. To train "
-                    f"it again: greffon train --reproduce {out}"
+                    f"it again: greffon train --reproduce {shlex.quote(str(out))}"
                 ) from None
             raise InputError(f"there is no interrupted training of {out}: {place} is missing") from None
         if job.get("version") != VERSION:
             raise InputError(f"{place} was left by another version of Greffon; train again with --overwrite")
         partial = cls(place, job, every=float(job.get("every", EVERY)))
+        partial.is_reopened = True
         partial._take_lock(out)
         return partial
 
     @property
     def out(self) -> Path:
         """The run that it is to become."""
-        return self.place.with_name(self.place.name.removesuffix(_SUFFIX))
+        return self.place.with_name(self.place.name.removesuffix(PARTIAL))
 
     # --- what lies in it ---
 
@@ -160,6 +168,13 @@ class Partial:
         self._last = time.monotonic()
         self._took = self._last - start
         self.writes, self.seconds = self.writes + 1, self.seconds + self._took
+        self.keep_times()
+
+    def keep_times(self) -> None:
+        """Write down how long it has taken; where that cannot be done, nothing is lost but that."""
+        if self.times is not None:
+            with contextlib.suppress(OSError):
+                write_durably(self.place / "times.json", json.dumps(self.times()).encode())
 
     def load(self) -> State | None:
         """The last checkpoint; None where there is none."""
@@ -221,7 +236,7 @@ def partial_of(out: Path) -> Path:
         >>> partial_of(Path("runs/first")).name
         'first.partial'
     """
-    return out.with_name(f"{out.name}{_SUFFIX}")
+    return out.with_name(f"{out.name}{PARTIAL}")
 
 
 def _refuse_to_lose(place: Path, out: Path, *, overwrite: bool) -> None:
@@ -233,6 +248,6 @@ def _refuse_to_lose(place: Path, out: Path, *, overwrite: bool) -> None:
     with contextlib.suppress(OSError):
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(checkpoint.stat().st_mtime))
         raise InputError(
-            f"a training of {out} was interrupted (last checkpoint {when}): go on with it (greffon train --resume "
-            f"{out}, greffon.resume), or give it up and begin anew (--overwrite, overwrite=True)"
+            f"a training of {out} was interrupted (last checkpoint {when}): go on with it ({resume_command(out)}, "
+            "greffon.resume), or give it up and begin anew (--overwrite, overwrite=True)"
         )

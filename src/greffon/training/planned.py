@@ -11,7 +11,7 @@ from greffon.backbone.freeze import freeze
 from greffon.backbone.head import pool_layers
 from greffon.backbone.parts import split_parts
 from greffon.frozen.activations import Activations
-from greffon.frozen.cost import known_speed, macs, remember_speed
+from greffon.frozen.cost import macs
 from greffon.frozen.cut import Cut, find_cut
 from greffon.frozen.even import at_even_positions
 from greffon.frozen.feature_augment import augments_features, check_pooled, is_pooled
@@ -90,10 +90,10 @@ class TrunkWork:
 
     @property
     def speed(self) -> float | None:
-        """Multiply-accumulates per second, from this run or an earlier one on this machine."""
-        if self.computed >= _ENOUGH_TO_MEASURE:
-            return self.multiply_accumulates / self.seconds
-        return known_speed(self.engine)
+        """Multiply-accumulates per second; None where so little was computed that it says nothing."""
+        if self.computed < _ENOUGH_TO_MEASURE:
+            return None
+        return self.multiply_accumulates / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
         """For the run's record."""
@@ -240,8 +240,6 @@ class Planned:
         self.work.multiply_accumulates += missing * macs(one_pass.graph)
         engine = one_pass.engine
         self.work.engine, self.work.threads, self.work.batch_size = engine.name, engine.threads, engine.batch_size
-        if missing >= _ENOUGH_TO_MEASURE and self.work.precision == "fp32" and self.work.speed:
-            remember_speed(engine.name, self.work.speed)
 
     def _engine(self, graph: FlatGraph) -> Engine:
         return self.choices.engine(

@@ -108,9 +108,20 @@ def _recipe(asked: dict[str, Any], given: Recipe | None) -> Recipe:
                 "same recipe goes on"
             )
         return recipe
-    if given.model_dump(mode="json") != asked["recipe"] or (given.head.layer is None) == asked["own_layer"]:
-        raise InputError("the recipe is not the one that the training began with; leave it out")
-    return given
+    if asked["own_layer"] and given.head.layer is None:
+        raise InputError(
+            "the head was a layer given in Python, and the recipe= that was given has none: give the recipe that the "
+            "training began with, with its Head(layer=...)"
+        )
+    now, then = given.model_dump(mode="json"), asked["recipe"]
+    other = [name for name in now if now[name] != then.get(name)]
+    if given.head.layer is not None and not asked["own_layer"]:
+        other.append("head.layer")
+    if not other:
+        return given
+    kept = "" if asked["own_layer"] else "; it is kept beside the checkpoint, so recipe= can be left out"
+    differ = "differs" if len(other) == 1 else "differ"
+    raise InputError(f"recipe= is not the recipe that the training began with: {', '.join(other)} {differ}{kept}")
 
 
 def _read(job: Job[Run], asked: dict[str, Any]) -> Catalog:

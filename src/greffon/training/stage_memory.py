@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from greffon.frozen.cut import Cut
+    from greffon.recipe import Stage
     from greffon.training.checkpoint import State
     from greffon.training.ordered import StageFeed
     from greffon.training.partial import Partial
@@ -50,6 +52,7 @@ class Memory:
         self.overwritten: dict[int, Array] = {}
         self._moved: set[int] = set()  # by finished stages: places in `model.variables`
         self._before: State = {}  # what they are when a stage begins
+        self._began, self._spent = time.perf_counter(), 0.0
         state = partial.load() if partial else None
         if state is not None:
             self._restore(state)
@@ -81,6 +84,29 @@ class Memory:
         """The state of the stage that was interrupted; once."""
         inside, self.inside = self.inside, None
         return inside
+
+    def where(self, stages: Sequence[Stage]) -> str:
+        """Where a training that was interrupted goes on, as a sentence."""
+        done = len(self.finished)
+        if done >= len(stages):
+            return "all stages had ended; what is left is to measure the run and to write it"
+        stage, again = stages[done], "; what ran before is told again"
+        if self.inside is None:
+            return f"goes on at the beginning of stage {stage.name!r}{again if done else ''}"
+        epoch, step = int(self.inside["epoch"]), int(self.inside["step"])
+        behind = f", behind step {step}" if step else ""
+        where = f"epoch {epoch + 1} of {stage.epochs}{behind}"
+        return f"goes on in stage {stage.name!r}, {where}{again if done or epoch else ''}"
+
+    def stage_begins(self) -> None:
+        """From here on the time of a stage counts; on top of what an earlier process took for it."""
+        self._began = time.perf_counter()
+        self._spent = 0.0 if self.inside is None else float(self.inside.get("seconds", 0.0))
+
+    @property
+    def stage_seconds(self) -> float:
+        """How long the stage that runs has taken so far."""
+        return self._spent + time.perf_counter() - self._began
 
     def _values(self) -> State:
         variables = self.model.variables
@@ -172,6 +198,7 @@ class StageMemory(keras.callbacks.Callback):
             "parts": self._parts.state(),
             "rate": self._rate,
             "generator": _shared_generator(),
+            "seconds": self._memory.stage_seconds,
         }
 
     @property

@@ -63,6 +63,13 @@ class StageResult:
     xla: bool
     more: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def still_improves(self) -> bool:
+        """Whether it was trained by steps, to the last of several epochs, and that one was the best."""
+        epochs = len(self.history)
+        trained = epochs > 1 and self.history[-1]["learning_rate"] is not None
+        return trained and self.best == epochs == self.stage.epochs and bool(self.more.get("kept", True))
+
     @classmethod
     def of(
         cls, plan: StagePlan, table: FreezeTable, trained: Trained, proof: FreezeProof, seconds: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from greffon.backbone.table import FreezeTable
     from greffon.frozen.cut import Cut
     from greffon.frozen.store import ActivationStore
-    from greffon.recipe import Recipe, Stage
+    from greffon.recipe import Recipe
     from greffon.training.feeding import Feeds
     from greffon.training.planned import StagePlan
     from greffon.training.progress import Reporter
@@ -101,6 +100,8 @@ class Stages:
     _memory: Memory = field(init=False, repr=False)
     _feeding: Feeding = field(init=False, repr=False)
     _pretrained: dict[int, Array] = field(init=False, repr=False, default_factory=dict)
+    _told: FreezeTable | None = field(init=False, repr=False, default=None)
+    _shown_whole: int = field(init=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
         self._memory = self.memory or Memory(self.model)
@@ -154,6 +155,8 @@ class Stages:
         """What each stage is to do, its activations filled as far as they can be."""
         plans = self._planned.plan()
         self._note_feature_augment(plans)
+        deeper = (index for index, plan in enumerate(plans) if plan.table.groups_that_train())
+        self._shown_whole = next(deeper, 0)
         return self._planned.filled(plans)
 
     def _run_all(self, plans: list[StagePlan], *, keep_last: bool = False) -> list[StageResult]:
@@ -164,7 +167,7 @@ class Stages:
             except DoesNotFitFloat16:  # of a stage whose trunk an earlier one moved, or that nothing could hold
                 raise InputError(
                     f"stage {plan.stage.name!r}: an activation is beyond the range of float16; train with "
-                    "--activations float32"
+                    "float32 (--activations float32, or activations= of the recipe)"
                 ) from None
             if not (keep_last and plan is plans[-1]):
                 plan.source = None  # gives the memory back
@@ -197,7 +200,7 @@ class Stages:
             return None
         state, stage = self._memory.finished[index], plan.stage
         table = freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
-        self._tell_begin(index, stage, table)
+        self._tell_begin(index, table)
         tell_again(state["rows"], stage, self.reporter)
         for note in state["notes"]:
             self._note(note)
@@ -213,7 +216,7 @@ class Stages:
         table = freeze(self.model, stage.unfreeze, batch_norm=stage.batch_norm)
         if plan.source is None:
             plan.source = self._filled(plan)
-        self._tell_begin(index, stage, table)
+        self._tell_begin(index, table)
         compile_stage(
             self.model, stage, several_labels=self._several, steps=self._feeding.steps(stage),
             pretrained=self._pretrained,
@@ -222,8 +225,16 @@ class Stages:
             self._note(note)
         return table
 
-    def _tell_begin(self, index: int, stage: Stage, table: FreezeTable) -> None:
-        self.reporter.stage(stage.name, index + 1, len(self.recipe.stages), table.compact())
+    def _tell_begin(self, index: int, table: FreezeTable) -> None:
+        """A stage begins. What trains is shown whole once: where something of the network does for the first time."""
+        from rich.text import Text
+
+        stages = self.recipe.stages
+        shown: Any = table.compact()
+        if index != self._shown_whole:
+            shown = Text(table.describe() if self._told is None else table.changes(self._told))
+        self._told = table
+        self.reporter.stage(stages[index].name, index + 1, len(stages), shown)
 
     def _run_stage(self, index: int, plan: StagePlan) -> StageResult:
         stage, seed = plan.stage, self.recipe.seed + index
@@ -231,9 +242,9 @@ class Stages:
         if stage.optimizer == "lbfgs" and not self.recipe.solves(stage):
             self.reporter.note(f"{stage.name}: the head is not linear, so it is trained with adam and not solved")
         before = fingerprint(self.model)
-        start = time.perf_counter()
+        self._memory.stage_begins()
         trained = self._solve(plan, seed) if self.recipe.solves(stage) else self._fine_tune(index, plan, seed)
-        seconds = time.perf_counter() - start
+        seconds = self._memory.stage_seconds
         proof = examine(self.model, before) if trained.proof is None else trained.proof
         if not proof.holds:
             raise CheckFailedError(f"stage {stage.name!r}: the proof of freezing failed: {proof}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greffon.bundle.manifest import not_ended
 from greffon.bundle.write import is_run
 from greffon.errors import InputError, WeightFileError
 from greffon.recipe import nearest
+from greffon.training.earlier import Earlier, earlier_of
 from greffon.weights.fetch import require_cached
 from greffon.weights.sets import PREPROCESSINGS, Preprocessing, find_set, known_sets, usual_preprocessing
 
@@ -29,17 +31,19 @@ class Start:
     Attributes:
         weights: a weight set's name or a file.
         run: the run whose model the file is; None for other weights.
+        earlier: pictures that they know already, where they come from a run.
     """
 
     weights: str
     run: Path | None = None
+    earlier: Earlier = field(default_factory=Earlier, repr=False)
 
 
 def find_start(weights: str) -> Start:
     """Find what `--weights` names: a weight set, a file or a run.
 
     Raises:
-        InputError: the set's file is not on this machine, or there is no such set, file or run.
+        InputError: the set's file is not on this machine, there is no such set, file or run, or the run is damaged.
     """
     record = find_set(weights)
     if record is not None:
@@ -51,15 +55,17 @@ def find_start(weights: str) -> Start:
         return Start(weights)
     path = Path(weights).expanduser()
     if is_run(path):
-        return Start(str(path / "model.keras"), run=path)
+        return Start(str(path / "model.keras"), run=path, earlier=earlier_of(path))
+    if said := not_ended(path):
+        raise InputError(f"weights {path}: {said}")
     if not path.exists():
         names = list(known_sets())
         raise InputError(
-            f"weights must be one of {', '.join(names)}, a weight file or a run; {weights!r} is none of them"
-            f"{nearest(weights, names)}"
+            f"weights (--weights, or weights=) must be one of {', '.join(names)}, a weight file or a run; {weights!r} "
+            f"is none of them{nearest(weights, names)}"
         )
     _look_into(path)
-    return Start(str(path))
+    return Start(str(path), earlier=earlier_of(path))
 
 
 def _look_into(path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import time
+import shlex
 from typing import TYPE_CHECKING, Any
 
+from greffon.bundle.commands import data_words
+from greffon.bundle.flattery import flattery
 from greffon.bundle.write import BundleContents, write_bundle
 from greffon.training.purpose import Purpose
 from greffon.training.run import Run
@@ -72,10 +74,12 @@ class WholeRun(Purpose[Run]):
             },
             notes=job.notes,
             calibration=calibration,
+            earlier=job.start.earlier.to_frame(),
             **self._pictures(ready),
         )
         path = write_bundle(self._out, contents, overwrite=self._overwrite, if_taken="beside")
-        run = Run(path, measures, summary, beside, folds, about)
+        flatters = tuple(flattery(job.recipe, summary))
+        run = Run(path, measures, summary, beside, folds, about, flatters, tuple(_hints(results)))
         job.reporter.summary(run)
         return run
 
@@ -105,7 +109,12 @@ class WholeRun(Purpose[Run]):
         job.chosen["baselines"] = beside.to_dict() if beside else None
         folds: tuple[Folds | None, str] = (None, "")
         if first is not None:
-            folds = folds_of(first, ready.catalog, ready.together, ready.recipe)
+            data = data_words(self._asked.get("data"), self._asked.get("columns"))
+            again = f"greffon evaluate {shlex.quote(str(self._out))} {data} --side all --folds 5"
+            folds = folds_of(first, ready.catalog, ready.together, ready.recipe, again=again)
+        if folds[0] is not None and (known := job.start.earlier.known_to_features(ready.catalog)):
+            flattered = f"flattered, as the network it begins with has learned from {known:,} of these pictures"
+            folds = folds[0], "; ".join(filter(None, [flattered, folds[1]]))
         job.chosen["folds"] = folds[0].to_dict() if folds[0] else None
         return beside, folds
 
@@ -134,7 +143,7 @@ class WholeRun(Purpose[Run]):
     ) -> dict[str, Any]:  # fmt: skip
         catalog, work, agreement = ready.catalog, ready.stages.work, ready.stages.agreement
         pictures = len(catalog.side("train")) + len(catalog.side("val"))
-        seconds = time.perf_counter() - job.began
+        seconds, trunk_seconds = job.elapsed.seconds, job.elapsed.trunk_seconds
         passes = sum(result.trunk_macs * len(result.history) for result in results) * pictures
         every_epoch = passes / work.speed if work.speed else None
         return {
@@ -147,11 +156,22 @@ class WholeRun(Purpose[Run]):
             "pictures": {side: len(catalog.side(side)) for side in ("train", "val", "test")},
             "left_out": {"unreadable": len(catalog.quarantined), "ignored": len(catalog.ignored)},
             "seconds": round(seconds, 2),
-            "trunk_seconds": round(work.seconds, 2),
+            "trunk_seconds": round(trunk_seconds, 2),
             "trunk_seconds_every_epoch": None if every_epoch is None else round(every_epoch, 2),
-            "seconds_saved": None if every_epoch is None else round(every_epoch - work.seconds, 2),
+            "seconds_saved": None if every_epoch is None else round(every_epoch - trunk_seconds, 2),
             "trunk": work.to_dict(),
             "int8": agreement.to_dict() if agreement else None,
             **job.chosen,
             "notes": list(job.notes),
         }
+
+
+def _hints(results: Sequence[StageResult]) -> list[str]:
+    """What to try next: once, for the last stage that was cut off while it still became better."""
+    found = [result.stage for result in results if result.still_improves]
+    if not found:
+        return []
+    return [
+        f"stage {found[-1].name!r}: the last epoch was the best, so more epochs may help (--epochs "
+        f"{2 * found[-1].epochs}, or epochs= of the stage)"
+    ]
