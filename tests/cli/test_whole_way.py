@@ -73,7 +73,8 @@ def test_evaluate(run, pictures, capsys, tmp_path):
     table = tmp_path / "table.parquet"
     assert main(["evaluate", str(run[0]), str(pictures), "-o", str(table), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["count"] == 24
+    assert found["count"] + found["known"]["train"]["count"] == 24
+    assert found["count"] == found["known"]["val"]["count"]
     assert found["is_test"] is False
     assert table.is_file()
     assert main(["evaluate", str(run[0]), str(pictures)]) == 0

@@ -17,7 +17,7 @@ from greffon.bundle.write import write_bundle
 from greffon.errors import DataError, InputError
 from greffon.evaluation.answers import calibration_of, name_pictures, validation_answers, wanted_confidence
 from greffon.evaluation.baselines import baselines, majority
-from greffon.evaluation.beside import Pictures, folds_beside
+from greffon.evaluation.beside import Pictures, folds_beside, has_learned_features
 from greffon.evaluation.calibration import Calibration
 from greffon.evaluation.evaluate import evaluate
 from greffon.evaluation.table import prediction_table, probabilities_of
@@ -45,8 +45,8 @@ def hashes(data):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, hashes):
-    """A run that was trained on the first three pictures of each class, and validated on the fourth."""
+def contents(hashes):
+    """Of a run that was trained on the first three pictures of each class, and validated on the fourth."""
     sides = [[hashes[f"{name}/{copy}.png"] for name in NAMES for copy in part] for part in (range(3), [3])]
     split = pl.DataFrame(
         [
@@ -58,8 +58,12 @@ def run(tmp_path_factory, hashes):
         schema=["path", "hash", "label", "split"],
         orient="row",
     )
-    contents = contents_of(grafted(), train_hashes=sides[0], validation_hashes=sides[1], split=split)
-    return write_bundle(tmp_path_factory.mktemp("runs") / "run", contents)
+    return {"model": grafted(), "train_hashes": sides[0], "validation_hashes": sides[1], "split": split}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, contents):
+    return write_bundle(tmp_path_factory.mktemp("runs") / "run", contents_of(**contents))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,12 @@ def test_features_come_in_the_same_pass_and_are_those_of_the_pooled_layer(predic
 def test_baselines_learn_from_the_pictures_that_the_run_knows_and_are_measured_on_the_new_ones(predictor, data, hashes):
     found = evaluate(predictor, data)
     assert found.measures.count == 6
-    assert [row.name for row in found.baselines.rows] == ["majority class", "nearest neighbour", "probe", "this run"]
+    assert [row.name for row in found.baselines.rows] == [
+        "majority class",
+        "nearest neighbour",
+        "linear head",
+        "this run",
+    ]
     assert {row.count for row in found.baselines.rows} == {6}
     assert found.baselines.rows[-1].accuracy == found.measures.accuracy
     paths = list(hashes)
@@ -143,9 +152,39 @@ def test_where_all_are_known_those_that_were_not_learned_from_are_compared(predi
             (tmp_path / name / f"{copy}.png").write_bytes((data / name / f"{copy}.png").read_bytes())
     found = evaluate(predictor, tmp_path)
     assert not found.is_test
+    assert found.measures.to_dict() == found.known["val"].to_dict()
     assert [row.count for row in found.baselines.rows] == [3, 3, 3, 3]
     assert found.baselines.rows[-1].name == "this run (val)"
     assert found.baselines.rows[-1].accuracy == found.known["val"].accuracy
+    assert found.folds is None  # its features know them
+    lines = str(found).splitlines()
+    assert lines[0] == "This is no test: the run knows all of these pictures."
+    chosen = "the epoch, the learning rate and whether a stage is kept"
+    assert lines[1] == f"The 3 that it was not trained on, but chose {chosen} by, which flatters it a little:"
+    assert lines[2] == found.measures.headline()
+    assert any("9 of the 12 pictures are ones that the run was trained on" in note for note in found.notes)
+    folded = evaluate(predictor, tmp_path, folds=2)
+    assert str(folded).splitlines()[:3] == lines[:3]
+    assert f"flattered, as the network has learned from 9 of these 12 pictures: {folded.folds}" in str(folded)
+
+
+def test_folds_lead_where_only_the_head_has_learned(contents, data, tmp_path):
+    stages = [greffon.Stage(name="probe", optimizer="lbfgs"), greffon.Stage(name="block", unfreeze="conv5_block1")]
+    recipe = greffon.Recipe(weights="thin", image_size=64, stages=stages)
+    record = {"stages": [{"name": "probe"}, {"name": "block", "kept": False}]}
+    run = load(write_bundle(tmp_path / "run", contents_of(**contents, recipe=recipe, record=record)))
+    for name in NAMES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for copy in range(4):
+            (tmp_path / "data" / name / f"{copy}.png").write_bytes((data / name / f"{copy}.png").read_bytes())
+    found = evaluate(run, tmp_path / "data")
+    assert (found.folds.count, found.folds.folds, found.about_folds) == (12, 4, "")
+    assert str(found).splitlines()[1] == f"{found.folds}; the features have learned nothing of them"
+    assert str(found).count(str(found.folds)) == 1
+    kept = {"stages": [{"name": "probe"}, {"name": "block", "kept": True}]}
+    assert not has_learned_features(run.bundle)
+    run.bundle.__dict__["record"] = kept
+    assert has_learned_features(run.bundle)
 
 
 def test_folds_over_all_pictures(predictor, data):
@@ -153,7 +192,9 @@ def test_folds_over_all_pictures(predictor, data):
     assert (found.folds.folds, found.folds.repeats, found.folds.count) == (3, 3, 18)
     assert found.folds.accuracy > 0.8
     assert str(found.folds) in str(found)
-    assert any("The run was trained on 9 of the 18 pictures of the folds" in note for note in found.notes)
+    said = "flattered, as the network has learned from 9 of these 18 pictures"
+    assert found.about_folds == found.to_dict()["about_folds"] == said
+    assert f"{said}: {found.folds}" in str(found)
     assert found.to_dict()["folds"]["count"] == 18
     few = evaluate(predictor, data, folds=10)
     assert few.folds.folds == 6
@@ -276,8 +317,8 @@ def test_folds_note_nothing_where_nothing_is_known():
     rows = pl.DataFrame({"hash": [str(n) for n in range(20)]})
     pictures = Pictures(rows, targets, pl.Series([None] * 20, dtype=pl.String), random.normal(size=(20, 4)))
     bundle = type("Bundle", (), {"several_labels": False})()
-    found, notes = folds_beside(bundle, pictures, 2, repeats=1)
-    assert (found.count, notes) == (20, [])
+    found, about, notes = folds_beside(bundle, pictures, 2, repeats=1)
+    assert (found.count, about, notes) == (20, "", [])
 
 
 def test_of_many_training_pictures_a_head_is_solved_only_when_asked_for(predictor, data, monkeypatch):

@@ -91,7 +91,7 @@ def baselines_beside(
         several_labels=several,
         groups=np.concatenate([part.groups + place * len(pictures.rows) for place, part in enumerate(train)]),
     )
-    notes = ["Nearest neighbour and probe see the features of the run's own network, as it is after training"]
+    notes = ["Nearest neighbour and linear head see the features of the run's own network, as it is after training"]
     all_of_them = bundle.split.filter(pl.col("split") == "train")["hash"].n_unique()
     seen = len({content for part in train for content in part.rows["hash"]})
     if seen < all_of_them:
@@ -107,8 +107,8 @@ def folds_beside(
     repeats: int = REPEATS,
     seed: int = 0,
     advance: Callable[[int], None] | None = None,
-) -> tuple[Folds, list[str]]:
-    """Repeated folds of a head on the run's features, over all pictures that were evaluated, and what is to be said.
+) -> tuple[Folds, str, list[str]]:
+    """Repeated folds of a head on the run's features, over all pictures that were evaluated.
 
     Args:
         bundle: the run.
@@ -117,6 +117,9 @@ def folds_beside(
         repeats: at least 1.
         seed: of the folds.
         advance: called with how many more repeats are done.
+
+    Returns:
+        The folds; why they flatter, or nothing where they do not; what else is to be said.
     """
     found = folds(
         pictures.features,  # type: ignore[arg-type]
@@ -132,12 +135,23 @@ def folds_beside(
     if found.folds < count:
         notes.append(f"{found.folds} folds instead of {count}: the smallest class has no more pictures, copies aside")
     known = int((pictures.known == "train").sum())
-    if known:
-        notes.append(
-            f"The run was trained on {known:,} of the {found.count:,} pictures of the folds: where more than its head "
-            "trained, its features know them, which flatters the folds"
-        )
-    return found, notes
+    if not known or not has_learned_features(bundle):
+        return found, "", notes
+    return found, f"flattered, as the network has learned from {known:,} of these {found.count:,} pictures", notes
+
+
+def has_learned_features(bundle: Bundle) -> bool:
+    """Whether a run's features know the labels of what it was trained on: more than its head has learned from them."""
+    recipe = bundle.recipe
+    if recipe.head.channels is not None or len(bundle.earlier):  # chosen by labels; from another run
+        return True
+    recorded = {stage.get("name"): stage for stage in bundle.record.get("stages", ())}
+    return any(
+        not recipe.solves(stage)
+        and stage.unfreeze not in ("none", 0)
+        and recorded.get(stage.name, {}).get("kept", True)
+        for stage in recipe.stages
+    )
 
 
 def _targets_of(split: pl.DataFrame, class_names: Sequence[str]) -> Array | None:

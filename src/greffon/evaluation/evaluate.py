@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import polars as pl
 
+from greffon.bundle.flattery import chosen_by_validation
 from greffon.errors import DataError, InputError
 from greffon.evaluation.abstain import risk_coverage, selected
 from greffon.evaluation.answers import calibration_of, name_pictures, wanted_confidence
-from greffon.evaluation.beside import MOST_UNASKED, Pictures, baselines_beside, folds_beside
+from greffon.evaluation.beside import MOST_UNASKED, Pictures, baselines_beside, folds_beside, has_learned_features
 from greffon.evaluation.calibration import reliability
 from greffon.evaluation.evaluated import Evaluation
 from greffon.evaluation.measures import answers_of, measure
 from greffon.evaluation.probe import FOLDS
 from greffon.evaluation.table import prediction_table, write_table
+from greffon.say import are, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +35,8 @@ __all__ = ["KNOWN", "Bars", "Evaluation", "Side", "evaluate"]
 
 Side = Literal["auto", "train", "val", "test", "all"]
 
-KNOWN = {
-    "train": "the run was trained on, which says nothing about new ones",
-    "val": "the run chose its best epoch by, which flatters it a little",
-}
-"""What a run did with pictures on these sides of its own split, and what that means for the numbers."""
+KNOWN = ("train", "val")
+"""Sides of a run's own split from which it knows pictures."""
 
 _LISTED = 10
 _POINTS = 20  # of the risk-coverage curve
@@ -67,7 +66,8 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
     """Let a run name labelled pictures, and measure its answers.
 
     Classes are matched by the names of their folders, whatever their order. Pictures that cannot be read are listed
-    and left out. Pictures whose content the run was trained on, or chose its best epoch by, are measured apart.
+    and left out. Pictures whose content the run was trained on, or chose its best epoch by, are measured apart; where
+    there are no others, the latter give the measures, and it is said that this is no test.
     Probabilities are those that `predict` gives: calibrated, where the run holds a calibration.
 
     Args:
@@ -79,8 +79,8 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
         side: which of train/, val/ and test/; `auto`: test/ if it is there, else val/, else all pictures.
         allow_missing: whether classes of the model may have no folder.
         folds: at least 2: deal all pictures into so many folds, three times over, and measure a head that is solved on
-            the features of the run's network; None: five where the run knows all pictures and they are up to 1,000,
-            as there is no better number then, else none.
+            the features of the run's network; None: five where the run knows all pictures, they are up to 1,000
+            and only its head has learned from them, as there is no better number then, else none.
         baselines: None: the largest class always, nearest neighbour and solved head where up to 1,000 pictures that
             the run was trained on are among those evaluated; True: also where they are on another side of the data, or
             more; False: none.
@@ -110,7 +110,8 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
     sure = wanted_confidence(predictor.bundle, min_confidence=min_confidence, max_error=max_error)
     catalog, rows, chosen = _labelled(predictor, data, columns, side, allow_missing=allow_missing, progress=progress)
     known = _known(predictor, rows["hash"])
-    unasked = folds is None and bool(len(rows)) and not known.is_null().any() and len(rows) <= MOST_UNASKED
+    unasked = folds is None and not known.is_null().any() and 0 < len(rows) <= MOST_UNASKED
+    unasked = unasked and not has_learned_features(predictor.bundle)
     features = folds is not None or unasked or baselines is True or (baselines is None and _can_compare(known))
     pictures, probabilities, unreadable = _named(predictor, catalog, rows, features, progress)
     notes = [*predictor.notes, *_notes(catalog, chosen)]
@@ -125,15 +126,17 @@ def evaluate(  # noqa: PLR0913  # all but two are options, by keyword only
         if pictures.features is None:
             raise InputError("folds need a run whose network pools its features to one row per picture; this has none")
         with _bar(progress, "folds", None) as advance:
-            beside["folds"], more = folds_beside(predictor.bundle, pictures, folds, advance=advance)
-        notes += more
+            found = folds_beside(predictor.bundle, pictures, folds, advance=advance)
+        beside |= {"folds": found[0], "about_folds": found[1]}
+        notes += found[2]
     table = _table(predictor, catalog, pictures, probabilities)
     if target is not None:
         write_table(table, target)
     calibration = calibration_of(predictor.bundle)
     if calibration.temperature != 1.0:
         notes.append(f"Probabilities are calibrated: {calibration}")
-    return _evaluation(table, chosen, unreadable, notes, sure=sure, beside=beside)
+    by = chosen_by_validation(predictor.bundle.recipe)
+    return _evaluation(table, chosen, unreadable, notes, chosen_by=by, sure=sure, beside=beside)
 
 
 def _opened(run: str | Path | Predictor) -> Predictor:
@@ -233,10 +236,8 @@ def _table(predictor: Predictor, catalog: Catalog, pictures: Pictures, probabili
 
 
 def _known(predictor: Predictor, hashes: pl.Series) -> pl.Series:
-    """The side of the run's own split that it knows each picture from, or null."""
-    split = predictor.bundle.split.filter(pl.col("split").is_in(list(KNOWN)))
-    # A picture that is on both sides was trained on: `val` rows first, so that `train` overwrites them.
-    sides = dict(split.sort("split", descending=True).select("hash", "split").iter_rows())
+    """The side that the run, or one that its weights come from, knows each picture from, or null."""
+    sides = predictor.bundle.known
     return pl.Series("known", [sides.get(content) for content in hashes], pl.String)
 
 
@@ -246,32 +247,44 @@ def _evaluation(
     unreadable: tuple[tuple[str, str], ...],
     notes: list[str],
     *,
+    chosen_by: str,
     sure: Selected | None,
     beside: dict[str, Any],
 ) -> Evaluation:
     new = table.filter(pl.col("known").is_null())
     parts = {name: table.filter(pl.col("known") == name) for name in KNOWN}
     known = {name: measure(part) for name, part in parts.items() if len(part)}
-    for name, measures in known.items():
-        notes.append(
-            f"{measures.count:,} of the {len(table):,} pictures are ones that {KNOWN[name]}: {measures.headline()}"
-            f"{', measured apart' if len(new) else ''}"
-        )
+    told = new if len(new) else parts["val"] if "val" in known else table
+    measures = measure(told)
+    apart = "" if told is table else ", measured apart"
+    for name, part in known.items():
+        if len(new) or name == "train":
+            notes.append(
+                f"{part.count:,} of the {len(table):,} pictures {'is one' if part.count == 1 else 'are ones'} that "
+                f"{_known_as(name, chosen_by)}: {part.headline()}{apart}"
+            )
     if unreadable:
         lines = [f"\n  {path}: {reason}" for path, reason in unreadable[:_LISTED]]
         more = f"\n  and {len(unreadable) - _LISTED} more" if len(unreadable) > _LISTED else ""
-        notes.append(f"{len(unreadable):,} pictures cannot be read and are left out:{''.join(lines)}{more}")
-    told = new if len(new) else table
-    measures = measure(told)
+        bad = f"{counted(len(unreadable), 'picture')} cannot be read and {are(len(unreadable))} left out"
+        notes.append(f"{bad}:{''.join(lines)}{more}")
     if beside.get("baselines") is not None:
-        name, result = ("this run", measures) if len(new) or "val" not in known else ("this run (val)", known["val"])
-        beside["baselines"] = beside["baselines"].beside(name, result)
+        name = "this run" if len(new) or "val" not in known else "this run (val)"
+        beside["baselines"] = beside["baselines"].beside(name, measures)
     answers = answers_of(told)
     beside |= {"risk_coverage": tuple(risk_coverage(answers, _POINTS)), "reliability": reliability(answers)}
     if sure is not None:
         beside["selected"] = selected(answers, sure.min_confidence)
         notes.append(f"On the validation pictures, {sure}")
+    beside["chosen_by"] = chosen_by
     return Evaluation(measures, len(new) > 0, known, table, side, unreadable, tuple(notes), **beside)
+
+
+def _known_as(side: str, chosen_by: str) -> str:
+    """What the run did with pictures on a side of its own split, and what that means for the numbers."""
+    if side == "train":
+        return "the run was trained on, which says nothing about new ones"
+    return f"the run chose {chosen_by} by, which flatters it a little" if chosen_by else "the run held out"
 
 
 def _notes(catalog: Catalog, side: str) -> list[str]:

@@ -22,7 +22,8 @@ class Evaluation:
     """How good a run is on labelled pictures.
 
     Attributes:
-        measures: of the pictures that the run does not know; of all where it knows them all.
+        measures: of the pictures that the run does not know; where it knows them all, of those that it was not trained
+            on; where there are none of these either, of all.
         is_test: whether `measures` say how good the run is on new pictures; False where it knows them all.
         known: measures of the pictures that it knows, by the side of its own split: `train`, `val`.
         table: one row per picture, known ones included, as `greffon.evaluation.table` describes it; the last column,
@@ -34,6 +35,8 @@ class Evaluation:
             and solved head; on the pictures of `measures`, or where the run knows them all on those that it was not
             trained on. The run itself is the last row. None where they were not wanted.
         folds: repeated folds of a solved head on the features of all pictures; None where they were not wanted.
+        about_folds: why they flatter, in a clause; nothing where the features know nothing of these pictures.
+        chosen_by: what the run chose by its validation pictures, in words; nothing where it chose nothing.
         selected: what answering only where the run is sure means on the pictures of `measures`; None likewise.
         risk_coverage: of the pictures of `measures`, rows of coverage, error and confidence, each 0..1; at most 20.
         reliability: of the same pictures, what is said beside what is so, by how sure the answers are.
@@ -48,6 +51,8 @@ class Evaluation:
     notes: tuple[str, ...]
     baselines: Baselines | None = None
     folds: Folds | None = None
+    about_folds: str = ""
+    chosen_by: str = ""
     selected: Selected | None = None
     risk_coverage: tuple[dict[str, float], ...] = ()
     reliability: tuple[Bin, ...] = ()
@@ -63,6 +68,8 @@ class Evaluation:
             "notes": list(self.notes),
             "baselines": None if self.baselines is None else self.baselines.to_dict(),
             "folds": None if self.folds is None else self.folds.to_dict(),
+            "about_folds": self.about_folds,
+            "chosen_by_validation": self.chosen_by,
             "selected": None if self.selected is None else self.selected.to_dict(),
             "risk_coverage": list(self.risk_coverage),
             "reliability": [dict(vars(one)) for one in self.reliability],
@@ -87,11 +94,29 @@ class Evaluation:
         return f"{above}{self.measures._repr_html_()}{table}{below}"
 
     def _above(self) -> list[str]:
-        return [] if self.is_test else [_NO_TEST, *([] if self.folds is None else [str(self.folds)])]
+        """What is to be read before the numbers: that they say little, and the ones that say more."""
+        if self.is_test:
+            return []
+        if "val" not in self.known:
+            return [f"{_NO_TEST} and was trained on them, so the numbers say nothing about new ones.", *self._better()]
+        count = self.measures.count
+        chosen = f", but chose {self.chosen_by} by, which flatters it a little" if self.chosen_by else ""
+        return [
+            f"{_NO_TEST}.",
+            *self._better(),
+            f"The {count:,} that it was not trained on{chosen}:",
+        ]
+
+    def _better(self) -> list[str]:
+        """Folds that are better than what the run says of pictures that it knows."""
+        return [] if self.folds is None or self.about_folds else [f"{self.folds}; {_UNKNOWING}"]
 
     def _below(self) -> list[str]:
-        parts = (self.selected, self.folds if self.is_test else None)
-        return [str(part) for part in parts if part is not None]
+        lines = [] if self.selected is None else [str(self.selected)]
+        if self.folds is None or (not self.is_test and not self.about_folds):
+            return lines
+        return [*lines, f"{self.about_folds}: {self.folds}" if self.about_folds else str(self.folds)]
 
 
-_NO_TEST = "This is no test: the run knows all of these pictures, so the numbers say nothing about new ones."
+_UNKNOWING = "the features have learned nothing of them"
+_NO_TEST = "This is no test: the run knows all of these pictures"
