@@ -451,7 +451,7 @@ def test_a_plan_prints_one_line_per_row():
     made = Plan({"train": 1, "val": 1}, tuple(ROWS), None, None, "", (), measured(spent=3.0))
     lines = str(made).splitlines()
     assert len(lines) == 1 + len(ROWS) + 1
-    assert lines[0].split()[:3] == ["plan", "precision", "views"]
+    assert lines[0].split()[:3] == ["plan", "first", "run"]
     assert lines[1].split()[0] == "head"
 
 
