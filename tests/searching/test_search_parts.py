@@ -79,6 +79,16 @@ def test_three_sides_share_no_content(pictures):
     assert again.side("val")["path"].to_list() != sides.side("val")["path"].to_list()
 
 
+def test_what_the_weights_have_learned_from_is_neither_searched_nor_checked_by(pictures):
+    catalog = Catalog.from_folder(pictures)
+    known = dict.fromkeys(catalog.ok["hash"].to_list()[::2], "train")
+    sides = hold_out(catalog, share=0.25, validation=0.25, seed=0, known=known)
+    again = split_again(sides, validation=0.25, seed=1, known=known)
+    for split in (sides, again):
+        assert set(known) <= set(split.side("train")["hash"])
+        assert all(split.counts(side)[name] for side in ("val", "test") for name in split.class_names)
+
+
 def test_what_belongs_together_is_on_one_side(pictures):
     catalog = Catalog.from_folder(pictures)
     hashes = catalog.ok["hash"].to_list()

@@ -11,6 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from greffon.bundle.commands import data_words
 from greffon.errors import GreffonError
 from greffon.reporting.page import public
 
@@ -166,9 +167,12 @@ def reproducing(bundle: Bundle, data: Any) -> list[str]:
     """Command lines that train the same again, measure it and use it."""
     run = shlex.quote(str(bundle.path))
     inside = [shlex.quote(str(bundle.path / name)) for name in ("recipe.yaml", "split.parquet")]
-    root = bundle.record.get("root")
-    given = data if data is not None else root
-    where = shlex.quote(public(str(given))) if isinstance(given, str) or hasattr(given, "__fspath__") else "DATA"
+    training = bundle.record.get("training")
+    training = training if isinstance(training, dict) else {}
+    columns = training.get("columns")
+    given = next((it for it in (data, training.get("data"), bundle.record.get("root")) if it is not None), None)
+    place = public(str(given)) if isinstance(given, str) or hasattr(given, "__fspath__") else None
+    where = data_words(place, columns if data is None and isinstance(columns, dict) else None)
     return [
         f"greffon train {where} -o {shlex.quote(str(bundle.path) + '-again')} --recipe {inside[0]} --split {inside[1]}",
         f"greffon evaluate {run} {where}",

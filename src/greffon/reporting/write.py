@@ -26,7 +26,7 @@ NAME = "report.html"
 _MOST_CELLS = 30  # classes up to which the whole confusion matrix is shown
 _LEFT_OUT = 50  # files
 _CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-_VALIDATION = "They were also used to choose by, so these numbers flatter it a little."
+_UNFLATTERED = "Nothing was chosen by them."
 _TEST = "The training never saw them."
 
 
@@ -146,12 +146,15 @@ class _Making:
     """Gathers what stands on the page."""
 
     def __init__(self, bundle: Bundle, predictor: Predictor | None, notes: list[str]) -> None:
+        from greffon.bundle.flattery import flattery
         from greffon.evaluation.measures import measure
         from greffon.reporting.looked import calibrated
 
         self._bundle, self._predictor, self.notes = bundle, predictor, notes
         self.table = calibrated(bundle)
-        self._sides = [_Side("validation", _VALIDATION, measure(self.table))]
+        flattered = "; ".join(flattery(bundle.recipe, bundle.record))
+        told = f"{flattered[:1].upper()}{flattered[1:]}." if flattered else _UNFLATTERED
+        self._sides = [_Side("validation", told, measure(self.table))]
         self._told = self.table
         self.baselines: Any = None
         self.points: tuple[Point, ...] = ()
@@ -230,6 +233,7 @@ class _Making:
 
     def _test(self, look: Look) -> Known | None:
         """The test pictures, if there are any to be found; then the numbers are theirs."""
+        from greffon.bundle.flattery import learned_before
         from greffon.evaluation.measures import measure
 
         test = look.known("test") if self._count("test") else None
@@ -237,7 +241,9 @@ class _Making:
         labelled = None if table is None else table.filter(table["label"].is_not_null())
         if labelled is None or not len(labelled):
             return None
-        self._sides.insert(0, _Side("test", _TEST, measure(labelled)))
+        before = learned_before(self._bundle.record, "test")
+        told = f"{before[:1].upper()}{before[1:]}." if before else _TEST
+        self._sides.insert(0, _Side("test", told, measure(labelled)))
         self._told = labelled
         return test
 

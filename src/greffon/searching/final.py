@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from greffon.searching.held_out import split_again
 from greffon.training.progress import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
 
     from greffon.evaluation.measures import Measures
@@ -94,7 +96,7 @@ class FinalCheck:
 
 @dataclass(frozen=True)
 class Trainable:
-    """What the final check trains on: the data as the user gave it, and its three sides."""
+    """What the final check trains on: the data as the user gave it, its three sides, what the weights know of it."""
 
     data: Any
     columns: Columns | None
@@ -103,6 +105,7 @@ class Trainable:
     validation: float
     seed: int
     given_validation: bool
+    known: Mapping[str, str] = field(default_factory=dict)
 
 
 def final_check(
@@ -126,8 +129,9 @@ def final_check(
     catalog = trainable.catalog
     if not trainable.given_validation:
         catalog = split_again(
-            catalog, validation=trainable.validation, seed=trainable.seed + 1, together=trainable.together
-        )
+            catalog, validation=trainable.validation, seed=trainable.seed + 1, together=trainable.together,
+            known=trainable.known,
+        )  # fmt: skip
     write_split(catalog, folder / "run-split.parquet")
     tables = {"best": _trained(best, trainable, catalog, folder / "run", folder, reporter)}
     if best != default:

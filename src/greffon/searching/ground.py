@@ -82,7 +82,8 @@ class Ground:
         together = first.near.together if first and first.near else []
         if written is None:
             sides = hold_out(
-                catalog, share=share, validation=recipe.validation, seed=recipe.seed, together=together
+                catalog, share=share, validation=recipe.validation, seed=recipe.seed, together=together,
+                known=start.earlier.sides,
             )  # fmt: skip
         else:
             sides = apply_split(catalog, written)
@@ -99,7 +100,7 @@ class Ground:
             shared, together, tuple(first.features) if first else ("avg",),
             {plan.stage.name: macs(plan.cut.tail) for plan in planned.plan()},
             work.seconds / work.computed if work.computed else 0.0,
-            (*notes, *sides.notes), carrier, model, resize, planned,
+            (*notes, *sides.notes, *filter(None, [start.earlier.warning(sides)])), carrier, model, resize, planned,
         )  # fmt: skip
 
     def fill(self, views: int, reporter: Reporter) -> None:

@@ -11,7 +11,7 @@ from greffon.errors import DataError, InputError
 from greffon.pictures.split import split, to_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def hold_out(
-    catalog: Catalog, *, share: float, validation: float, seed: int, together: Iterable[Sequence[str]] = ()
-) -> Catalog:
+    catalog: Catalog, *, share: float, validation: float, seed: int, together: Iterable[Sequence[str]] = (),
+    known: Mapping[str, str] | None = None,
+) -> Catalog:  # fmt: skip
     """Give every picture its side: test for the final check, val to search by, train to learn from.
 
     A test/ that was given is the test, and a val/ that was given stays as it is. Else a share of each class is held
@@ -34,6 +35,7 @@ def hold_out(
         validation: share of each class of the rest to search by, where there is no val/.
         seed: of both.
         together: content hashes of near-copies.
+        known: content hash -> side of pictures that the weights know already, as for `split`.
 
     Raises:
         InputError: a share is out of range.
@@ -55,15 +57,18 @@ def hold_out(
     together = list(together)
     try:
         if not len(catalog.side("test")):
-            catalog = _test_split_off(catalog, share, seed, together)
-        return split(catalog, validation=validation, seed=seed, together=together)
+            catalog = _test_split_off(catalog, share, seed, together, known)
+        return split(catalog, validation=validation, seed=seed, together=together, known=known)
     except DataError as error:
         raise DataError(
             f"a search needs three sides: to learn from, to search by, and for a final check.\n{error}"
         ) from error
 
 
-def split_again(catalog: Catalog, *, validation: float, seed: int, together: Iterable[Sequence[str]] = ()) -> Catalog:
+def split_again(
+    catalog: Catalog, *, validation: float, seed: int, together: Iterable[Sequence[str]] = (),
+    known: Mapping[str, str] | None = None,
+) -> Catalog:  # fmt: skip
     """The same test, and the other pictures split anew.
 
     Args:
@@ -71,16 +76,20 @@ def split_again(catalog: Catalog, *, validation: float, seed: int, together: Ite
         validation: share of each class to hold out.
         seed: of the split.
         together: content hashes of near-copies.
+        known: content hash -> side of pictures that the weights know already, as for `split`.
     """
     kept = pl.col("split").is_in(["train", "val"]) & (pl.col("state") == "ok")
     frame = catalog.frame.with_columns(split=pl.when(kept).then(pl.lit("")).otherwise(pl.col("split")))
-    return split(replace(catalog, frame=frame), validation=validation, seed=seed, together=together)
+    return split(replace(catalog, frame=frame), validation=validation, seed=seed, together=together, known=known)
 
 
-def _test_split_off(catalog: Catalog, share: float, seed: int, together: list[Sequence[str]]) -> Catalog:
+def _test_split_off(
+    catalog: Catalog, share: float, seed: int, together: list[Sequence[str]], known: Mapping[str, str] | None
+) -> Catalog:
     rest = pl.col("split").is_in(["", "train"])
     frame = catalog.ok.filter(rest).with_columns(split=pl.lit(""))
-    held = split(replace(catalog, frame=frame, notes=()), validation=share, seed=seed, together=together).side("val")
+    catalog_of_both = replace(catalog, frame=frame, notes=())
+    held = split(catalog_of_both, validation=share, seed=seed, together=together, known=known).side("val")
     mine = rest & (pl.col("state") == "ok") & pl.col("hash").is_in(held["hash"].to_list())
     marked = catalog.frame.with_columns(split=pl.when(mine).then(pl.lit("test")).otherwise(pl.col("split")))
     return replace(catalog, frame=marked)

@@ -20,6 +20,8 @@ from greffon.training.plan import parse_budget
 from greffon.training.progress import ConsoleReporter, Reporter, duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from greffon.pictures.catalog import Catalog
     from greffon.pictures.sources.columns import Columns
     from greffon.searching.ground import Ground
@@ -104,6 +106,7 @@ class Search:
         self.notes: list[str] = []
         self._spent = float(folder.about.get("seconds", 0.0))
         self._given_validation = False
+        self._known: Mapping[str, str] = {}  # sides of pictures that the weights know
         self._writes = _WRITES
         self._failed = 0
         self.ground: Ground
@@ -119,6 +122,7 @@ class Search:
         from greffon.training.start import find_start
 
         start = find_start(self.recipe.weights)
+        self._known = start.earlier.sides
         catalog = self._read()
         data = digest(catalog)
         if catalog.several_labels and self.recipe.head.output != "sigmoid":
@@ -130,7 +134,10 @@ class Search:
             from greffon.searching.held_out import hold_out
 
             # Too few pictures are found out before the trunk runs.
-            hold_out(catalog, share=held_out, validation=self.recipe.validation, seed=self.recipe.seed)
+            hold_out(
+                catalog, share=held_out, validation=self.recipe.validation, seed=self.recipe.seed,
+                known=self._known,
+            )  # fmt: skip
         self._given_validation = bool(len(catalog.side("val")))
         written = self.folder.split() if resume else None
         self.ground = Ground.prepare(
@@ -304,7 +311,7 @@ class Search:
         self.reporter.note("final check: the best recipe and the one as given, trained anew, on pictures not seen")
         trainable = Trainable(
             self.data, self.columns, self.ground.shared.catalog, self.ground.together, self.recipe.validation,
-            self.recipe.seed, self._given_validation,
+            self.recipe.seed, self._given_validation, self._known,
         )  # fmt: skip
         check, table = final_check(
             self._best(), self.recipe, trainable, folder=self.folder.path, reporter=self.reporter
