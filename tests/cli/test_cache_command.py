@@ -62,6 +62,16 @@ def test_the_table_fits_into_80_columns(cache_folder, capsys):
     assert " ".join(line[:44].strip() for line in lines).count(label) == 1  # broken at blanks alone
 
 
+def test_a_label_of_many_cuts_is_shortened(cache_folder, capsys):
+    cuts = [f"head_flatten_conv{n}" for n in range(16)]
+    with ActivationStore(cache_folder / "activations") as store:
+        label = ", ".join(["greffon", "conv5_block2_out", *cuts, "float16"])
+        store.trunk(b"t" * 16, label=label).put_many([b"a" * 16], (np.ones((1, 4), "float16"),))
+    assert main(["cache", "info"]) == 0
+    assert "greffon, conv5_block2_out, head_flatten_conv0, 15 more, float16" in capsys.readouterr().out
+    assert told(capsys, "info")["activations"]["trunks"][0]["label"] == label
+
+
 def test_clear_leaves_weights_unless_asked(filled, capsys):
     assert told(capsys, "clear", "--yes")["freed_bytes"] > 0
     found = told(capsys, "info")

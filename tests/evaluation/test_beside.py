@@ -160,7 +160,7 @@ def test_where_all_are_known_those_that_were_not_learned_from_are_compared(predi
     lines = str(found).splitlines()
     assert lines[0] == "This is no test: the run knows all of these pictures."
     chosen = "the epoch, the learning rate and whether a stage is kept"
-    assert lines[1] == f"The 3 that it was not trained on, but chose {chosen} by, which flatters it a little:"
+    assert lines[1] == f"The 3 that it held out to choose {chosen}, which flatters it a little:"
     assert lines[2] == found.measures.headline()
     assert any("9 of the 12 pictures are ones that the run was trained on" in note for note in found.notes)
     folded = evaluate(predictor, tmp_path, folds=2)

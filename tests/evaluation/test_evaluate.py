@@ -113,7 +113,10 @@ def test_pictures_that_the_run_knows_are_measured_apart(runs, data, hashes):
     }
     new = found.table.filter(pl.col("known").is_null())
     assert found.measures.to_dict() == measure(new).to_dict()
-    for name, what in (("train", "2 of the 6 .* was trained on"), ("val", "1 of the 6 .* chose the epoch, .* by")):
+    for name, what in (
+        ("train", "2 of the 6 .* was trained on"),
+        ("val", "1 of the 6 .* held out to choose the epoch, "),
+    ):
         assert found.known[name].to_dict() == measure(found.table.filter(pl.col("known") == name)).to_dict()
         (note,) = (note for note in found.notes if re.search(what, note))
         assert found.known[name].headline() in note

@@ -311,7 +311,7 @@ def test_archives_of_others(tmp_path):
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(WeightFileError, match="cannot be opened: No such file"):
         read(tmp_path / "nowhere.h5")
-    with pytest.raises(WeightFileError, match=r"expected .*, but it is a folder"):
+    with pytest.raises(WeightFileError, match=r"it is a folder\. Expected one of: .*safetensors"):
         read(tmp_path)
 
 

@@ -239,7 +239,7 @@ def test_what_cannot_be_is_said_before_anything_is_fetched(options, message):
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(WeightFileError, match="but it is a folder"):
+    with pytest.raises(WeightFileError, match="it is a folder"):
         find_weights(tmp_path)
 
 

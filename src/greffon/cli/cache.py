@@ -19,6 +19,7 @@ cache = App(name="cache", help="Show or clear what Greffon keeps on disk.")
 
 Part = Literal["activations", "weights", "pictures", "all"]
 
+_MOST_PARTS = 6  # of a trunk's label
 # Folder of the cache -> what lies there: copies of pictures that are no files on this machine.
 _PICTURES = {"pictures": "from arrays, tables and datasets", "remote": "fetched from addresses"}
 
@@ -142,7 +143,7 @@ def _tables(found: dict[str, Any]) -> "Group":
     activations.add_column("last used (UTC)", no_wrap=True)
     for trunk in kept["trunks"]:
         last_used = trunk["last_used"][:16].replace("T", " ")
-        name = trunk["label"] or trunk["digest"]
+        name = _shortened(trunk["label"]) or trunk["digest"]
         activations.add_row(Text(name), f"{trunk['activations']:,}", size(trunk["bytes"]), last_used)
     total = sum(file["bytes"] for file in found["weights"])
     weights = plain_table("file", title=f"weights: {size(total)}")
@@ -157,6 +158,14 @@ def _tables(found: dict[str, Any]) -> "Group":
         if found["pictures"][name]:
             parts.append(Text(f"pictures {what}: {size(found['pictures'][name])}"))
     return Group(*parts)
+
+
+def _shortened(label: str) -> str:
+    """A trunk's label with the first of its cuts alone, where they are many: features of all blocks."""
+    parts = label.split(", ")
+    if len(parts) <= _MOST_PARTS:
+        return label
+    return ", ".join([*parts[:3], f"{len(parts) - 4} more", parts[-1]])
 
 
 def _tree_size(folder: Path) -> int:

@@ -284,7 +284,7 @@ def _known_as(side: str, chosen_by: str) -> str:
     """What the run did with pictures on a side of its own split, and what that means for the numbers."""
     if side == "train":
         return "the run was trained on, which says nothing about new ones"
-    return f"the run chose {chosen_by} by, which flatters it a little" if chosen_by else "the run held out"
+    return f"the run held out to choose {chosen_by}, which flatters it a little" if chosen_by else "the run held out"
 
 
 def _notes(catalog: Catalog, side: str) -> list[str]:

@@ -100,11 +100,11 @@ class Evaluation:
         if "val" not in self.known:
             return [f"{_NO_TEST} and was trained on them, so the numbers say nothing about new ones.", *self._better()]
         count = self.measures.count
-        chosen = f", but chose {self.chosen_by} by, which flatters it a little" if self.chosen_by else ""
+        chosen = f" to choose {self.chosen_by}, which flatters it a little" if self.chosen_by else ""
         return [
             f"{_NO_TEST}.",
             *self._better(),
-            f"The {count:,} that it was not trained on{chosen}:",
+            f"The {count:,} that it held out{chosen}:",
         ]
 
     def _better(self) -> list[str]:

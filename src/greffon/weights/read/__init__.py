@@ -92,7 +92,7 @@ def opened(path: str | Path) -> Iterator[Contents]:
     module = next((it for it in _FORMATS if it.recognises(head, path)), None)
     if module is None:
         expected = ", ".join(it.NAME for it in _FORMATS)
-        raise WeightFileError(f"weight file {path}: expected {expected}, but {_what_else(head, path)}")
+        raise WeightFileError(f"weight file {path}: {_what_else(head, path)}. Expected one of: {expected}")
     with ExitStack() as stack:
         with _named(path, module.NAME):
             contents = stack.enter_context(module.opened(path))
