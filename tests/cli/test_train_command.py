@@ -28,6 +28,13 @@ def test_without_flags_the_default_recipe_is_trained(job):
     assert options == {"recipe": Recipe(), "out": Path("runs/first"), "overwrite": False, **nothing}
 
 
+def test_pictures_are_left_out_of_the_run_where_asked(job, capsys):
+    assert main(["train", "photos", "-o", "run", "--no-pictures"]) == 0
+    assert called(job)[1]["pictures"] is False
+    assert main(["train", "--resume", "run", "--no-pictures"]) == 2
+    assert "--no-pictures" in capsys.readouterr().err
+
+
 def test_columns_split_and_manifest_are_handed_on(job):
     words = ["--column", "path=file", "--column", "label=cat,dog", "--split", "old.parquet", "--manifest", "m.csv"]
     assert main(["train", "labels.csv", "-o", "run", *words]) == 0

@@ -53,6 +53,12 @@ def train(  # noqa: PLR0913 - all but the first are options, by keyword only
     manifest: Annotated[
         Path | None, Parameter(help="findings with your decisions, as greffon check writes them (CSV or Parquet)")
     ] = None,
+    pictures: Annotated[
+        bool,
+        Parameter(
+            help="keep small copies of some pictures in RUN: eight that prove its answers, neighbours to show beside"
+        ),
+    ] = True,
     columns: ColumnNames = (),
     json: Json = False,
     recipe: RecipeName = "default",
@@ -79,7 +85,7 @@ def train(  # noqa: PLR0913 - all but the first are options, by keyword only
         "--column": columns,
         "--overwrite": overwrite,
     }
-    beside["--checkpoint-every"] = checkpoint_every
+    beside |= {"--checkpoint-every": checkpoint_every, "--no-pictures": not pictures}
     flags = _given_flags(recipe, options or {})
     if reproduce is not None:
         _alone("--reproduce", beside | {"--resume": resume, "--tensorboard": tensorboard, "--mlflow": mlflow}, flags)
@@ -99,7 +105,8 @@ def train(  # noqa: PLR0913 - all but the first are options, by keyword only
         "split": split,
         "manifest": manifest,
     }
-    given |= {"overwrite": overwrite} | ({} if checkpoint_every is None else {"checkpoint_every": checkpoint_every})
+    given |= {"overwrite": overwrite} | ({} if pictures else {"pictures": False})
+    given |= {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     from greffon.training.train import train as run_job
 
     return _trained(
