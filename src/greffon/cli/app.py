@@ -30,7 +30,7 @@ app = App(
 )
 
 COMMANDS = {
-    "demo": "Train on the pictures that come with Greffon: about four minutes on two cores, nothing to download.",
+    "demo": "Train on the pictures that come with Greffon: two to three minutes on two cores, nothing to download.",
     "check": "Look for what is wrong with pictures before they are learned from.",
     "train": "Train a classifier on labelled pictures.",
     "evaluate": "Say how good a trained run is on labelled pictures.",

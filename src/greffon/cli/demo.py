@@ -30,7 +30,7 @@ def demo(
     ] = Path("greffon-demo"),
     json: Json = False,
 ) -> None:
-    """Train on the pictures that come with Greffon: about four minutes on two cores, nothing to download.
+    """Train on the pictures that come with Greffon: two to three minutes on two cores, nothing to download.
 
     600 small pictures of clothes (Fashion-MNIST) to learn from and 400 to be tested on, on the weight set `thin`
     with the default recipe.
