@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CHUNK = 64 * 2**20  # bytes that are looked at in one go
 _FAR = 64  # beyond 0..255, which no resizing overshoots by
 _NORMALISED = 10  # the largest value of pictures that were divided by their standard deviation
-_FIRST = 1024  # pictures of an array that tell its scale
+_FIRST = 64  # pictures of an array whose scale is told in an error
 _BATCHES, _PICTURES = 3, 8  # of a stream that do: one black picture proves nothing
 
 
@@ -92,12 +92,13 @@ class PictureGuard:
         Raises:
             InputError: some hold NaN or infinite numbers; or they are not of 0..255, and the model takes that.
         """
-        reject_scaled_pictures(self._model, [inputs[0][:_FIRST]])
         seen = _Seen()
         rows = max(_CHUNK // max(sum(array[:1].nbytes for array in inputs), 1), 1)
         for start in range(0, len(inputs[0]), rows):
             seen.add([array[start : start + rows] for array in inputs])
         self._refuse_no_numbers(seen)
+        if seen.high <= 1:
+            reject_scaled_pictures(self._model, [inputs[0][:_FIRST]])
         self._refuse_normalised(seen)
         self._judge_range(seen)
 
