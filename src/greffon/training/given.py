@@ -70,7 +70,8 @@ class PictureGuard:
     Example:
         >>> import numpy as np, greffon
         >>> from greffon.training.given import PictureGuard
-        >>> model = greffon.graft(greffon.resnet50(weights=None, input_shape=(32, 32, 3)), classes=2)
+        >>> base = greffon.resnet50(weights=None, input_shape=(32, 32, 3))
+        >>> model = greffon.graft(base, classes=2, preprocessing="caffe")
         >>> PictureGuard(model, print).look_at_all([np.full((2, 32, 32, 3), 258.0)])
         pictures have values from 258 to 258, and this model takes 0..255 (it does its own preprocessing, caffe): ...
     """
