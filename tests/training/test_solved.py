@@ -284,3 +284,17 @@ def test_without_a_test_the_headline_is_of_repeated_folds(probe_run, blocks_run)
     assert second.startswith("validation accuracy")
     assert "flattering" not in second, "a solved head chooses nothing by these pictures"
     assert "of the solved head alone" in str(blocks_run).splitlines()[0], "its last block is trained as well"
+
+
+def test_with_many_pictures_it_is_said_what_gives_an_honest_number(pictures, monkeypatch):
+    from greffon.pictures.catalog import Catalog
+    from greffon.training import first_pass
+
+    monkeypatch.setattr(first_pass, "MOST_FOLDED", 3)
+    fine_tuned = RECIPE.replace(stages=(PROBE, greffon.Stage(name="block", unfreeze="conv5_block3")))
+    for recipe, said in ((RECIPE, "greffon evaluate RUN DATA"), (fine_tuned, "into test/")):
+        found, about = first_pass.folds_of(
+            None, Catalog.from_folder(pictures), [], recipe, again="greffon evaluate RUN DATA"
+        )
+        assert found is None
+        assert said in about

@@ -131,8 +131,11 @@ def folds_of(
     frame = to_split(catalog)
     if len(catalog.side("test")):
         return None, ""
+    trained = any(not recipe.solves(stage) for stage in recipe.stages)
     if len(frame) > MOST_FOLDED:
-        return None, f"for a number that nothing was chosen by: {again}"
+        # Features that were trained know their pictures, so that folds of a head on them would flatter.
+        unseen = "put pictures that it has not seen into test/, and evaluate it on these" if trained else again
+        return None, f"for a number that nothing was chosen by: {unseen}"
     source = first.features.get(recipe.head.pool) or first.features["avg"]
     try:
         found = folds(
@@ -144,7 +147,6 @@ def folds_of(
         )
     except DataError:
         return None, ""  # too few pictures of a class
-    trained = any(not recipe.solves(stage) for stage in recipe.stages)
     return found, "of the solved head alone: stages that train more are not in it" if trained else ""
 
 
