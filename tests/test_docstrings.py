@@ -33,6 +33,10 @@ SHOWN_BY = {
     "resnet101": "resnet50",
     "resnet152": "resnet50",
 }
+# Trainings one after the other: what these doors do is tested elsewhere, so their examples run with everything.
+LONG = {
+    f"greffon.{name}" for name in ("training.reproduce", "training.resume", "diagnosing.diagnose", "training.trials")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +52,9 @@ def examples_of(module):
     return sorted((test for test in found if test.examples), key=lambda test: test.lineno or 0)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.large) if name in LONG else name for name in MODULES]
+)
 def test_the_examples_run(name):
     told: list[str] = []
     runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

@@ -430,7 +430,14 @@ def test_a_calibrated_head_of_the_users_own_is_refused(pictures, tmp_path):
 # --- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("variant", "pool"), [("thin", "avg"), ("v1", "max"), ("v1.5", "flatten")])
+@pytest.mark.parametrize(
+    ("variant", "pool"),
+    [
+        pytest.param("thin", "avg", marks=pytest.mark.large),
+        pytest.param("v1", "max", marks=pytest.mark.large),
+        ("v1.5", "flatten"),
+    ],
+)
 def test_the_torch_module_knows_every_variant_and_pooling(variant, pool, pictures, tmp_path):
     needed("torch")
     head = greffon.Head(pool=pool, hidden=4, activation="gelu")

@@ -89,9 +89,22 @@ def test_features_of_a_trained_network_keep_their_direction(clothes, monkeypatch
     assert norm_difference(ours, theirs) > 1e-5  # not float32 after all
 
 
-@pytest.mark.parametrize("even", [True, False])
-@pytest.mark.parametrize("pooling", [None, "avg"])
-@pytest.mark.parametrize("variant", ["v1", "v1.5", "thin"])
+@pytest.mark.parametrize(
+    ("variant", "pooling", "even"),
+    [
+        ("v1", "avg", True),
+        ("v1.5", None, False),
+        ("thin", "avg", False),
+        ("thin", None, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.large)
+            for case in [
+                *[("v1", "avg", False), ("v1", None, True), ("v1", None, False), ("v1.5", "avg", True)],
+                *[("v1.5", "avg", False), ("v1.5", None, True), ("thin", "avg", True), ("thin", None, False)],
+            ]
+        ),
+    ],
+)
 def test_every_variant_and_cut(variant, pooling, even, tmp_path):
     graph = flatten(small(variant, pooling=pooling, blocks=(1, 2, 2, 2)))
     graph = at_even_positions(graph) if even else graph

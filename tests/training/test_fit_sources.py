@@ -44,9 +44,13 @@ def expected(data):
     "convert",
     [
         lambda data: {"x": data.x.astype("float32"), "y": data.y},
-        lambda data: {"x": data.x.astype("float64"), "y": data.y.astype("float64")},
+        pytest.param(
+            lambda data: {"x": data.x.astype("float64"), "y": data.y.astype("float64")}, marks=pytest.mark.large
+        ),
         lambda data: {"x": data.x.astype("float16"), "y": data.y},
-        lambda data: {"x": [data.x], "y": data.y, "validation_data": ([data.vx], data.vy)},
+        pytest.param(
+            lambda data: {"x": [data.x], "y": data.y, "validation_data": ([data.vx], data.vy)}, marks=pytest.mark.large
+        ),
         lambda data: {"x": {"pictures": data.x}, "y": data.y, "validation_data": ({"pictures": data.vx}, data.vy)},
         tensors,
     ],
@@ -152,7 +156,7 @@ def held_out(data):
     return tf.data.Dataset.from_tensor_slices((data.vx, data.vy)).batch(5)
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shuffled", [pytest.param(False, marks=pytest.mark.large), True])
 def test_finite_dataset(data, shuffled):
     def arguments():
         return {"x": dataset(data, shuffled=shuffled), "validation_data": held_out(data), "shuffle": False}
@@ -256,7 +260,12 @@ class Batches(keras.utils.PyDataset):
 
 @pytest.mark.parametrize(
     ("of_source", "of_fit"),
-    [({}, {}), ({"workers": 2}, {}), ({"weights": True}, {"shuffle": False}), ({}, {"class_weight": {0: 2.0, 1: 0.5}})],
+    [
+        pytest.param({}, {}, marks=pytest.mark.large),
+        ({"workers": 2}, {}),
+        ({"weights": True}, {"shuffle": False}),
+        pytest.param({}, {"class_weight": {0: 2.0, 1: 0.5}}, marks=pytest.mark.large),
+    ],
     ids=["plain", "workers", "weights", "class weights"],
 )
 def test_pydataset(data, of_source, of_fit):

@@ -126,12 +126,13 @@ def dies_at_checkpoint(monkeypatch, number, *, before):
     monkeypatch.setattr("greffon.training.partial.save_state", save)
 
 
+@pytest.mark.large  # a handful of real kills is in test_kills.py
 @pytest.mark.parametrize(
     "moment",
     [
         ("checkpoint", 9, False),  # inside an epoch of the block
-        pytest.param(("told", "block 2", None), marks=pytest.mark.large),
-        *(pytest.param(("checkpoint", number, number % 2), marks=pytest.mark.large) for number in range(1, 13)),
+        ("told", "block 2", None),
+        *(("checkpoint", number, number % 2) for number in range(1, 13)),
     ],
 )
 def test_a_killed_training_ends_as_if_it_had_not_been(undisturbed, tmp_path, monkeypatch, moment):

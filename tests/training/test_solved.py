@@ -118,7 +118,7 @@ def test_a_learning_rate_is_looked_for_and_a_stage_judged(pictures, tmp_path):
     assert stage["kept"] == (stage["better_in_resamples"] >= needed)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.large), 1.0])
 def test_a_stage_that_does_not_help_is_taken_back(probe_run, pictures, tmp_path, monkeypatch, share):
     monkeypatch.setattr("greffon.training.fine_tuning.improvement", lambda *_, **__: share)
     fine = greffon.Stage(name="block", unfreeze="conv5_block3", epochs=1, only_if_better=True)
@@ -176,6 +176,7 @@ def test_the_pooling_is_chosen_on_held_out_pictures(pictures, tmp_path):
     assert _record(run)["trunk"]["reused"] == 0
 
 
+@pytest.mark.large
 def test_a_small_map_leaves_fewer_poolings(pictures, tmp_path):
     run = _train(pictures, tmp_path / "run", RECIPE.replace(head=greffon.Head(pool="auto")))
     assert set(_record(run)["pool"]["held_out_loss"]) == {"avg", "grid2"}
@@ -225,6 +226,7 @@ def test_the_penalty_of_chosen_channels_is_not_searched_on_them(blocks_run):
     assert stage["penalty"]["held_out_loss"] is None, "the channels were chosen by the pictures it would hold out"
 
 
+@pytest.mark.large
 def test_a_run_with_other_channels_gives_no_head(blocks_run, pictures, tmp_path):
     run = greffon.Recipe(weights=str(blocks_run.path), image_size=64, stages=(PROBE,))
     head = greffon.Head(pool="blocks2", channels=tuple(range(604)))
