@@ -4,13 +4,12 @@
 
 N pictures to learn from, V held out, E epochs; e: the engine, b: a training step of the tail, c: a validation step of
 it; seconds per picture. The frozen part runs once, then the tail alone. Compiling, decoding, reading and writing are
-left out: a limit has none of them. The limit of a ratio is what the other side took over these seconds; a ratio above
+left out: a limit has none of them. Each part is the least of several measurements. The limit of a ratio is what the other side took over these seconds; a ratio above
 it is a mistake of measurement until it is explained.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import asdict, dataclass
 
@@ -54,7 +53,7 @@ def measure_parts(model, x, *, batch, rounds=3, precision="fp32"):
         for name, seconds in zip(("train", "validation"), steps.epoch(), strict=True):
             times[name].append(seconds)
         times["engine_trunk"].append(_seconds(lambda: engine.run([sample])) / len(sample))
-    return Parts(**{name: statistics.median(all_) for name, all_ in times.items()})
+    return Parts(**{name: min(all_) for name, all_ in times.items()})
 
 
 def _engine(cut, x, precision):
