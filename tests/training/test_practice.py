@@ -169,6 +169,7 @@ def test_a_mean_of_weights_has_the_statistics_of_a_fresh_pass(run, samples):
     assert averaged.loss == pytest.approx(column(averaged, "val_loss")[-1], rel=1e-3), "validated with them, too"
 
 
+@pytest.mark.large
 def test_frozen_statistics_stay_what_they_are(run):
     averaged = run(BLOCK.replace(ema=0.5, soup=2))
     names = [variable.path for variable in run.model.weights]
