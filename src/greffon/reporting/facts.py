@@ -141,7 +141,10 @@ def times_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, what in (
         ("seconds", "the whole training"),
         ("trunk_seconds", "of which the frozen part"),
-        ("trunk_seconds_every_epoch", "the frozen part in every epoch would have taken, at the speed last measured"),
+        (
+            "trunk_seconds_every_epoch",
+            "the frozen part in every epoch would have taken, at the speed that was measured",
+        ),
         ("seconds_saved", "saved by computing it once"),
     ):
         seconds = number(record.get(key))

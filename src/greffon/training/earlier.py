@@ -117,10 +117,9 @@ def earlier_of(weights: Path) -> Earlier:
 
 def _has_learned_features(bundle: Bundle) -> bool:
     """Whether more than a head was trained, as far as this version can read the recipe."""
-    if len(bundle.earlier):
-        return True
+    from greffon.evaluation.beside import has_learned_features
+
     try:
-        stages = bundle.recipe.stages
+        return bool(len(bundle.earlier)) or has_learned_features(bundle)
     except InputError:
         return True
-    return any(stage.unfreeze not in ("none", 0) for stage in stages)
