@@ -44,8 +44,8 @@ def try_modes(subject: Subject) -> Finding:
     apart = float(np.abs(stored - trained).max())
     details = {"batch_norms_on_batch_statistics": norms, "largest_difference": apart, "batches": len(batches)}
     said = (
-        f"{len(rows)} held-out pictures in {len(batches)} batches: {change.now:.3f} with stored statistics, "
-        f"{change.without:.3f} with those of each batch; probabilities differ by up to {apart:.2g}. {norms} BatchNorm "
+        f"{len(rows)} held-out pictures in {len(batches)} batch{'es' * (len(batches) > 1)}: {change.now:.3f} with stored "
+        f"statistics, {change.without:.3f} with those of each batch; probabilities differ by up to {apart:.2g}. {norms} BatchNorm "
         "layers trained on batch statistics."
     )
     if not change.helps:
