@@ -8,6 +8,7 @@ import numpy as np
 
 from greffon.diagnosing.compare import compared
 from greffon.diagnosing.result import Finding, not_tested
+from greffon.say import counted
 from greffon.training.solved import picture_losses
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def try_modes(subject: Subject) -> Finding:
     norms = len(_batch_norms(network.cut.tail))
     apart = float(np.abs(stored - trained).max())
     details = {"batch_norms_on_batch_statistics": norms, "largest_difference": apart, "batches": len(batches)}
+    many = "1 batch" if len(batches) == 1 else f"{len(batches)} batches"
     said = (
-        f"{len(rows)} held-out pictures in {len(batches)} batch{'es' * (len(batches) > 1)}: {change.now:.3f} with stored "
-        f"statistics, {change.without:.3f} with those of each batch; probabilities differ by up to {apart:.2g}. {norms} BatchNorm "
+        f"{counted(len(rows), 'held-out picture')} in {many}: {change.now:.3f} with stored statistics, "
+        f"{change.without:.3f} with those of each batch; probabilities differ by up to {apart:.2g}. {norms} BatchNorm "
         "layers trained on batch statistics."
     )
     if not change.helps:
