@@ -99,5 +99,9 @@ def _times(training: dict[str, Any]) -> list[str]:
     from greffon.training.progress import duration
 
     saved = training["seconds_saved"]
-    told = "" if saved is None else f"; running the frozen layers in every epoch would have cost {duration(saved)} more"
+    told = (
+        ""
+        if not saved or saved < 0
+        else f"; running the frozen layers in every epoch would have cost {duration(saved)} more"
+    )
     return [f"training took {duration(training['seconds'])}{told}"]
