@@ -3,9 +3,9 @@
     T_cached = (N + V) e + E [ N b + V c ]
 
 N pictures to learn from, V held out, E epochs; e: the engine, b: a training step of the tail, c: a validation step of
-it; seconds per picture. The frozen part runs once, then the tail alone. Compiling, decoding, reading and writing are
-left out: a limit has none of them. Each part is the least of several measurements. The limit of a ratio is what the other side took over these seconds; a ratio above
-it is a mistake of measurement until it is explained.
+it; seconds per picture, each the least of several measurements. The frozen part runs once, then the tail alone.
+Compiling, decoding, reading and writing are left out: a limit has none of them. The limit of a ratio is what the other
+side took over these seconds; a ratio above it is a mistake of measurement until it is explained.
 """
 
 from __future__ import annotations
