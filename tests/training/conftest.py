@@ -5,6 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fit_sides import CLASSES, SHAPE
+from short import short_backbone
+
+
+@pytest.fixture(scope="module")
+def short_trainings():
+    """All trainings of a module, its shared ones too, have a network of one block in each group and three in the last."""
+    from greffon.training import purpose
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(purpose, "build_backbone", short_backbone((1, 1, 1, 3)))
+        yield
 
 
 @pytest.fixture(scope="session")

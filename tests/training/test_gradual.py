@@ -161,6 +161,7 @@ def test_weights_without_statistics_of_their_own_are_refused(samples):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.large
 def test_a_training_has_the_steps_as_stages_and_the_adapted_statistics(tmp_path, monkeypatch):
     from greffon.pictures.demo import demo_pictures
     from greffon.training.progress import Reporter

@@ -13,6 +13,8 @@ from greffon.pictures.quarantine import SCHEMA, save_manifest
 from greffon.training import samples as samples_module
 from greffon.training.progress import Reporter
 
+pytestmark = pytest.mark.usefixtures("short_trainings")
+
 RECIPE = greffon.Recipe(
     weights="thin", image_size=32, near_copies="ignore", stages=(greffon.Stage(epochs=1, batch_size=8),)
 )

@@ -76,6 +76,7 @@ def test_heads_trained_at_once_are_as_trained_alone(pictures, optimizer):
         assert_as_alone(result, pictures)
 
 
+@pytest.mark.large
 def test_a_hidden_layer_with_dropout_too(pictures):
     head = greffon.Head(hidden=8, dropout=0.5)
     for result in many(stages()[:2], pictures, build(head)):
@@ -83,6 +84,7 @@ def test_a_hidden_layer_with_dropout_too(pictures):
     assert_as_alone(result, pictures, build(head))
 
 
+@pytest.mark.large
 def test_deeper_trials_run_one_after_the_other_and_are_as_alone(pictures):
     results = many(stages(unfreeze="conv5")[:2], pictures)
     assert [result.at_once for result in results] == [1, 1]
@@ -118,6 +120,7 @@ def test_other_heads_share_the_backbone(pictures):
     assert results[0].model.get_layer("conv5_block1_out") is results[1].model.get_layer("conv5_block1_out")
 
 
+@pytest.mark.large
 def test_heads_that_pool_all_blocks(pictures):
     """The model's own; beside it one on the last block, and one on some channels."""
     own, some = greffon.Head(pool="blocks"), greffon.Head(pool="blocks", channels=(0, 7, 300, 2000))

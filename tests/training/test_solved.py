@@ -21,7 +21,7 @@ RECIPE = greffon.Recipe(weights="thin", image_size=64, stages=(PROBE,), validati
 
 
 @pytest.fixture(scope="module", autouse=True)
-def poolings_of_the_last_map():
+def poolings_of_the_last_map(short_trainings):
     """Features of all blocks would win here, and most tests are about what is behind an average."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pooling, "COMPARED", ("avg", "grid2", "grid3"))
@@ -196,13 +196,13 @@ def test_channels_of_all_blocks_are_chosen_and_the_trunk_runs_once(blocks_run, p
     record = _record(blocks_run)
     chosen = record["pool"]
     # 4 cells of 3 x 128, 4 x 256, 6 x 512 and 3 x 1024 channels.
-    assert (chosen["chosen"], chosen["of"], chosen["channels"]) == ("blocks2", 30208, 604)
+    assert (chosen["chosen"], chosen["of"], chosen["channels"]) == ("blocks2", 15872, 317)
     assert list(chosen["held_out_loss"]) == ["0.02"]
     assert record["trunk"]["computed"] + record["trunk"]["reused"] == 48, "the kept channels came from all of them"
     assert record["stages"][0]["cut"] == "head_blocks"
     model = keras.models.load_model(blocks_run.path / "model.keras")
-    assert model.get_layer("head_output").kernel.shape == (604, 3)
-    assert sum(len(numbers) for numbers in kept_channels(model).values()) == 604
+    assert model.get_layer("head_output").kernel.shape == (317, 3)
+    assert sum(len(numbers) for numbers in kept_channels(model).values()) == 317
     # What was handed over from all channels is what the plain model says.
     table = pl.read_parquet(blocks_run.path / "validation.parquet")
     pixels = np.stack([np.asarray(Image.open(pictures / path)) for path in table["path"]]).astype(np.float32)
@@ -229,7 +229,7 @@ def test_the_penalty_of_chosen_channels_is_not_searched_on_them(blocks_run):
 @pytest.mark.large
 def test_a_run_with_other_channels_gives_no_head(blocks_run, pictures, tmp_path):
     run = greffon.Recipe(weights=str(blocks_run.path), image_size=64, stages=(PROBE,))
-    head = greffon.Head(pool="blocks2", channels=tuple(range(604)))
+    head = greffon.Head(pool="blocks2", channels=tuple(range(317)))
     found = _train(pictures, tmp_path / "run", run.replace(head=head))
     assert any("its head is built otherwise" in note for note in found.summary["notes"])
 
