@@ -10,7 +10,7 @@ from short import short_backbone
 
 @pytest.fixture(scope="module")
 def short_trainings():
-    """All trainings of a module, its shared ones too, have a network of one block in each group and three in the last."""
+    """All trainings of a module, its shared ones too: one block in each group of the network, three in the last."""
     from greffon.training import purpose
 
     with pytest.MonkeyPatch.context() as patch:
