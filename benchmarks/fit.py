@@ -217,7 +217,9 @@ class Comparison:
             return None, {}
         precision = self.case.fit.get("precision", "fp32")
         with fresh_cache():
-            parts = measure_parts(self.model(), self.data[0], batch=self.batch, precision=precision)
+            parts = measure_parts(
+                self.model(), self.data[0], batch=self.batch, held_out=len(self.validation[0]), precision=precision
+            )
         return other / parts.seconds(self.epochs, len(self.data[0]), len(self.validation[0])), parts.to_dict()
 
 

@@ -38,13 +38,17 @@ class Parts:
         return {name: round(1000 * seconds, 3) for name, seconds in asdict(self).items()}
 
 
-def measure_parts(model, x, *, batch, rounds=3, precision="fp32"):
-    """Measure the parts of a compiled model in turn: the tail's steps, the engine; and again."""
+def measure_parts(model, x, *, batch, held_out, rounds=3, precision="fp32"):
+    """Measure the parts of a compiled model in turn: the tail's steps, the engine; and again.
+
+    Behind a pooled cut an epoch is one call of some milliseconds, whatever its length: it is as long as the real one.
+    """
     from greffon.frozen.cut import find_cut
+    from greffon.frozen.feature_augment import is_pooled
 
     cut = find_cut(model)
     engine = _engine(cut, x, precision)
-    steps = _Steps(model, cut, batch)
+    steps = _Steps(model, cut, batch, (len(x), held_out) if is_pooled(cut.shapes) else (4 * batch, batch))
     sample = x[: max(batch, min(len(x), 2 * batch))]
     engine.run([sample[:1]])
     steps.epoch()  # compiles
@@ -71,16 +75,16 @@ def _seconds(work):
 
 
 class _Steps:
-    """Epochs of a real tail on made-up activations, a few batches long."""
+    """Epochs of a real tail on made-up activations, so many pictures long."""
 
-    def __init__(self, model, cut, batch):
+    def __init__(self, model, cut, batch, rows):
         import numpy as np
 
         from greffon.training.feed import RowFeed
         from greffon.training.segments import MadeUp
         from greffon.training.tail import Tail
 
-        self.rows = (4 * batch, batch)
+        self.rows = rows
         count = sum(self.rows)
         source = MadeUp(cut, "float32", count)
         classes = model.output_shape[-1]

@@ -113,7 +113,7 @@ def block_maps(features: Any) -> dict[str, Any]:
     import keras
 
     # The layers between the pictures and the map; calls of nothing else that they may be part of.
-    graph = keras.Model(keras.utils.get_source_inputs(features), features)
+    graph = keras.Model(_inputs_behind(features), features)
     maps = last_of_blocks((layer.name, output_shape(layer), layer) for layer in graph.layers)
     maps = {block: layer.output for block, layer in maps.items()}
     if not maps:
@@ -122,6 +122,19 @@ def block_maps(features: Any) -> dict[str, Any]:
             "none here: pool by avg"
         )
     return maps
+
+
+def _inputs_behind(tensor: Any) -> list[Any]:
+    """What a tensor is computed from; `get_source_inputs` walks every path, a million behind sixteen sums."""
+    seen, waiting, inputs = set[int](), [tensor], list[Any]()
+    while waiting:
+        operation, index, _ = waiting.pop()._keras_history
+        node = operation._inbound_nodes[index]
+        if id(node) not in seen:
+            seen.add(id(node))
+            inputs += node.output_tensors if node.is_input else []
+            waiting += node.input_tensors
+    return inputs
 
 
 def last_of_blocks(named: Iterable[tuple[str, Sequence[int | None] | None, _T]]) -> dict[str, _T]:
