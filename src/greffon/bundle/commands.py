@@ -10,6 +10,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def command_line(*words: object) -> str:
+    """A command of Greffon as it can be pasted into a shell.
+
+    Example:
+        >>> from greffon.bundle.commands import command_line
+        >>> command_line("train", "my photos", "-o", "RUN")
+        "greffon train 'my photos' -o RUN"
+    """
+    return shlex.join(["greffon", *map(str, words)])
+
+
 def resume_command(run: Path) -> str:
     """The command line that goes on with the training of a run.
 
@@ -19,10 +30,10 @@ def resume_command(run: Path) -> str:
         >>> resume_command(Path("runs/my first"))
         "greffon train --resume 'runs/my first'"
     """
-    return shlex.join(["greffon", "train", "--resume", str(run)])
+    return command_line("train", "--resume", run)
 
 
-def data_words(data: Any, columns: Mapping[str, Any] | None) -> str:
+def data_words(data: Any, columns: Mapping[str, Any] | None) -> list[str]:
     """DATA of a command line, with what says which columns of it say what.
 
     Args:
@@ -32,12 +43,12 @@ def data_words(data: Any, columns: Mapping[str, Any] | None) -> str:
     Example:
         >>> from greffon.bundle.commands import data_words
         >>> data_words("my.csv", {"path": "file", "label": ["cat", "dog"], "group": None})
-        'my.csv --column path=file --column label=cat,dog'
+        ['my.csv', '--column', 'path=file', '--column', 'label=cat,dog']
         >>> data_words(None, None)
-        'DATA'
+        ['DATA']
     """
     words = ["DATA" if data is None else str(data)]
     for what, column in (columns or {}).items():
         if column:
             words += ["--column", f"{what}={','.join(column) if isinstance(column, list | tuple) else column}"]
-    return shlex.join(words)
+    return words

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from greffon.bundle.commands import command_line
 from greffon.cli.data import ColumnNames, Data, column_words, columns_of
-from greffon.cli.output import Json, command_line, print_json, reporter, show
+from greffon.cli.output import Json, print_json, reporter, show
 from greffon.errors import CheckFailedError
 
 if TYPE_CHECKING:

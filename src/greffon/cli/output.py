@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,17 +96,6 @@ def plain_table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def command_line(*words: object) -> str:
-    """A command of Greffon as it can be pasted into a shell.
-
-    Example:
-        >>> from greffon.cli.output import command_line
-        >>> command_line("train", "my photos", "-o", "RUN")
-        "greffon train 'my photos' -o RUN"
-    """
-    return shlex.join(["greffon", *map(str, words)])
 
 
 def size(count: int) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from greffon.bundle.commands import command_line
 from greffon.cli.data import ColumnNames, Data, column_words, columns_of
 from greffon.cli.flags import RecipeFlags, RecipeName, apply_flags, flag_words
-from greffon.cli.output import Json, command_line, print_json, reporter, show
+from greffon.cli.output import Json, print_json, reporter, show
 from greffon.recipe import load_recipe
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from greffon.bundle.commands import command_line
 from greffon.diagnosing.compare import held_out, rightness
 from greffon.diagnosing.network import Network
 from greffon.errors import DataError, GreffonError, InputError
@@ -98,7 +98,7 @@ class Subject:
         words += [] if recipe.weights == Recipe().weights else ["--weights", recipe.weights]
         words += [] if recipe.image_size == Recipe().image_size else ["--image-size", str(recipe.image_size)]
         words += [] if recipe.resize == "auto" else ["--resize", recipe.resize]
-        return shlex.join(["greffon", "check", *words])
+        return command_line("check", *words)
 
     @property
     def class_names(self) -> tuple[str, ...]:

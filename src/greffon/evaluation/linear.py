@@ -150,6 +150,7 @@ class _Task:
         def value(moved: Array) -> tuple[float, Array]:
             moved = moved / scale
             losses, wrong = self._judged(features, moved)
+            wrong = wrong * self.shares[:, None]
             # Scaled, as float32 knows no numbers below 1e-38.
             slope = (features.T @ (wrong * len(wrong)).astype(np.float32)).astype(np.float64) / len(wrong)
             slope = np.vstack([slope + penalty * moved[:-1], wrong.sum(axis=0)])
@@ -159,14 +160,13 @@ class _Task:
         return minimised(value, start * scale, close=close, least_gain=least_gain) / scale
 
     def _judged(self, features: Array, moved: Array) -> tuple[Array, Array]:
-        """Losses, and by how much each probability is too large, times what its picture counts."""
+        """Losses, and by how much each probability is too large."""
         logits = (features @ moved[:-1].astype(np.float32)).astype(np.float64) + moved[-1]
-        losses, wrong = self.columns.losses(logits)
-        return losses, wrong * self.shares[:, None]
+        return self.columns.losses(logits)
 
     def _steepness(self, features: Array, penalty: float, start: Array) -> Array:
         """Root of the curvature along each weight: in coordinates divided by it, all directions are about as steep."""
-        _, wrong = self.columns.losses((features @ start[:-1].astype(np.float32)).astype(np.float64) + start[-1])
+        _, wrong = self._judged(features, start)
         chances = wrong + self.columns.labels
         curvature = chances * (1 - chances) * self.shares[:, None] * len(features)
         along = np.zeros(start[:-1].shape)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from greffon.bundle.commands import data_words
+from greffon.bundle.commands import command_line, data_words
 from greffon.errors import GreffonError
 from greffon.reporting.page import public
 
@@ -168,8 +167,7 @@ def versions_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def reproducing(bundle: Bundle, data: Any) -> list[str]:
     """Command lines that train the same again, measure it and use it."""
-    run = shlex.quote(str(bundle.path))
-    inside = [shlex.quote(str(bundle.path / name)) for name in ("recipe.yaml", "split.parquet")]
+    run = bundle.path
     training = bundle.record.get("training")
     training = training if isinstance(training, dict) else {}
     columns = training.get("columns")
@@ -177,9 +175,11 @@ def reproducing(bundle: Bundle, data: Any) -> list[str]:
     place = public(str(given)) if isinstance(given, str) or hasattr(given, "__fspath__") else None
     where = data_words(place, columns if data is None and isinstance(columns, dict) else None)
     return [
-        f"greffon train {where} -o {shlex.quote(str(bundle.path) + '-again')} --recipe {inside[0]} --split {inside[1]}",
-        f"greffon evaluate {run} {where}",
-        f"greffon predict {run} PICTURE.jpg",
+        command_line(
+            "train", *where, "-o", f"{run}-again", "--recipe", run / "recipe.yaml", "--split", run / "split.parquet"
+        ),
+        command_line("evaluate", run, *where),
+        command_line("predict", run, "PICTURE.jpg"),
     ]
 
 

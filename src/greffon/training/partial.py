@@ -19,13 +19,12 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import shlex
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greffon.bundle.commands import resume_command
+from greffon.bundle.commands import command_line, resume_command
 from greffon.bundle.manifest import PARTIAL
 from greffon.errors import InputError
 from greffon.training.checkpoint import load_state, save_state, write_durably
@@ -109,7 +108,7 @@ class Partial:
             if (out / "manifest.json").is_file():
                 raise InputError(
                     f"the training of {out} has ended and its run is whole: there is nothing to go on with. To train "
-                    f"it again: greffon train --reproduce {shlex.quote(str(out))}"
+                    f"it again: {command_line('train', '--reproduce', out)}"
                 ) from None
             raise InputError(f"there is no interrupted training of {out}: {place} is missing") from None
         if job.get("version") != VERSION:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
-from greffon.bundle.commands import data_words
+from greffon.bundle.commands import command_line, data_words
 from greffon.bundle.flattery import flattery
 from greffon.bundle.write import BundleContents, write_bundle
 from greffon.training.purpose import Purpose
@@ -110,7 +109,7 @@ class WholeRun(Purpose[Run]):
         folds: tuple[Folds | None, str] = (None, "")
         if first is not None:
             data = data_words(self._asked.get("data"), self._asked.get("columns"))
-            again = f"greffon evaluate {shlex.quote(str(self._out))} {data} --side all --folds 5"
+            again = command_line("evaluate", self._out, *data, "--side", "all", "--folds", 5)
             folds = folds_of(first, ready.catalog, ready.together, ready.recipe, again=again)
         if folds[0] is not None and (known := job.start.earlier.known_to_features(ready.catalog)):
             flattered = f"flattered, as the network it begins with has learned from {known:,} of these pictures"
