@@ -179,12 +179,12 @@ def test_a_picture_that_goes_bad_meanwhile_is_quarantined(checked, built, faulty
     monkeypatch.setenv("GREFFON_CACHE", str(checked.cache))
     real, asked = near_copies.near_pairs, []
 
-    def near_pairs(catalog, frame, values):
+    def near_pairs(catalog, frame, values, store):
         asked.append(len(values))
         if len(asked) == 1:
             content = catalog.ok.filter(pl.col("path") == "train/red/05.png")["hash"][0]
             raise GoneBadError({content: PictureError("05.png: is gone", "missing")})
-        return real(catalog, frame, values)
+        return real(catalog, frame, values, store)
 
     monkeypatch.setattr(near_copies, "near_pairs", near_pairs)
     found = check(faulty, weights="thin", image_size=64, reporter=Reporter())

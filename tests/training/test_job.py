@@ -16,9 +16,10 @@ from greffon.errors import DataError, InputError
 from greffon.frozen.engine import Engine
 from greffon.pictures import decode as pictures
 from greffon.pictures import views
-from greffon.training import purpose
+from greffon.training import purpose, stage_tail, tail
 from greffon.training.progress import Reporter
 from greffon.training.stage_result import StageResult
+from greffon.training.stage_tail import StageTail
 
 SIDE = 32
 HEAD = greffon.Stage(name="head", epochs=2, learning_rate=1e-2)
@@ -310,7 +311,11 @@ def test_nothing_frozen_and_statistics_of_the_batch(photos_folder, tmp_path):
 
 
 @pytest.mark.usefixtures("short_network")
-def test_the_tutorial_recipe_on_several_labels(photos_folder, tmp_path):
+def test_the_tutorial_recipe_on_several_labels_compiled_once(photos_folder, tmp_path, monkeypatch):
+    traced, step = [], StageTail.train_step
+    monkeypatch.setattr(StageTail, "train_step", lambda self, *batch: traced.append(batch) or step(self, *batch))
+    monkeypatch.setattr(stage_tail, "_is_short", lambda *_: False)  # steps are timed, as those of a long stage are,
+    monkeypatch.setattr(tail, "_SMALL", 0)  # and called one by one, as at the usual size
     recipe = greffon.recipe.RECIPES["tutorial"].replace(weights="thin", image_size=SIDE)
     recipe = recipe.replace(
         stages=(recipe.stages[0].replace(epochs=1),), head=recipe.head.replace(hidden=8, output="sigmoid")
@@ -321,6 +326,7 @@ def test_the_tutorial_recipe_on_several_labels(photos_folder, tmp_path):
     assert bundle.several_labels
     assert bundle.preprocessing.resize == "stretch"
     assert json.loads((run.path / "run.json").read_text())["stages"][0]["cut"] == "conv5_block2_out"
+    assert len(traced) == 1
 
 
 @pytest.mark.usefixtures("short_network")

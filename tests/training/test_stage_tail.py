@@ -108,7 +108,7 @@ def asked(model, rows, targets, monkeypatch):
     """Calls `xla_pays` with step times that are made up: (without XLA, with XLA)."""
     tried = []
 
-    def ask(plain, xla, steps=1000):
+    def ask(plain, xla, steps=4000):
         def seconds(tail, feed):
             tried.append(tail.jit_compile)
             feed.on_epoch_begin()
@@ -147,8 +147,13 @@ def test_xla_is_left_where_it_is_no_faster(asked):
 
 
 def test_a_short_stage_does_not_try_xla(asked):
-    assert asked(0.2, 0.1, steps=10) is False
+    assert asked(0.001, 0.0005) is False
     assert asked.tried == [False]
+
+
+def test_what_is_short_anywhere_is_not_even_timed(asked):
+    assert asked(0.2, 0.1, steps=10) is False
+    assert asked.tried == []
 
 
 def test_what_cannot_be_read_is_not_known(cache_folder):

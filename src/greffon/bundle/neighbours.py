@@ -38,7 +38,9 @@ MOST = 1_000
 
 MOST_OF_A_CLASS = 500
 
-_SIDE = 80
+SIDE = 80
+"""Pixels of a small copy's longer side."""
+
 _QUALITY = 80
 
 
@@ -91,18 +93,21 @@ def chosen_rows(targets: Array) -> Array:
     return np.array(sorted(rows), np.int64)
 
 
-def thumbnail(pixels: Array) -> bytes:
-    """A small JPEG of a picture.
-
-    Args:
-        pixels: RGB, uint8 (height, width, 3).
-    """
+def small(pixels: Array) -> Array:
+    """A picture with at most `SIDE` pixels a side: RGB, uint8 (height, width, 3), of one that is the same."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def thumbnail(pixels: Array) -> bytes:
+    """The JPEG file of a small picture."""
+    from PIL import Image
+
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=_QUALITY)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
 
 

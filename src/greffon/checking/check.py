@@ -199,11 +199,12 @@ class _Job:
         if network is None:
             return None
         from greffon.checking.features import features_of
+        from greffon.frozen.store import ActivationStore
         from greffon.training.near_copies import near_pairs
 
         features = features_of(network, catalog, self.size, self._rule(network), self.reporter)
         with self.reporter.bar("looking for near-copies", total=None):
-            return _Seen(features, near_pairs(catalog, catalog.ok, features))
+            return _Seen(features, near_pairs(catalog, catalog.ok, features, ActivationStore()))
 
     def _findings(self, catalog: Catalog, scanned: Mapping[str, Scanned], seen: _Seen | None) -> list[Finding]:
         pairs = seen.pairs if seen else []

@@ -138,7 +138,7 @@ def _tables(found: dict[str, Any]) -> "Group":
     kept = found["activations"]
     limit = f" of at most {size(kept['limit_bytes'])}" if kept["limit_bytes"] is not None else ""
     activations = plain_table("trunk", title=f"activations: {size(kept['bytes'])}{limit}")
-    activations.add_column("pictures", justify="right", no_wrap=True)
+    activations.add_column("records", justify="right", no_wrap=True)
     activations.add_column("size", justify="right", no_wrap=True)
     activations.add_column("last used (UTC)", no_wrap=True)
     for trunk in kept["trunks"]:

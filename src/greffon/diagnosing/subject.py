@@ -119,7 +119,7 @@ class Subject:
     def pairs(self) -> list[NearPair]:
         """Near-copies among the pictures, by row."""
         with self.progress.bar("looking for near-copies", total=None):
-            return near_pairs(self.catalog, self.catalog.ok, self.features)
+            return near_pairs(self.catalog, self.catalog.ok, self.features, self.store)
 
     @cached_property
     def groups(self) -> Array:

@@ -69,12 +69,21 @@ class Searched:
     """A problem whose penalty is chosen, and which is not solved on all pictures yet: that takes a fifth of the time.
 
     Attributes:
+        strength: that was chosen.
         log_loss: mean over held-out pictures, in nats; NaN where there was no cross-validation.
+        held_out: float32 (pictures, classes), as in `Probe`.
         probe: solves it.
     """
 
+    strength: float
     log_loss: float
+    held_out: Array | None
     probe: Callable[[], Probe]
+
+    @classmethod
+    def of(cls, probe: Probe) -> Searched:
+        """One that is solved already."""
+        return cls(probe.strength, probe.log_loss, probe.held_out, lambda: probe)
 
 
 def solve(features: Array, targets: Array, **options: Any) -> Probe:
@@ -146,7 +155,7 @@ def search(
             kernel, bias = next(problem.path(np.arange(count), [best], CLOSELY))
         return Probe(*basis.unproject(kernel, bias), best, loss, held_out, several_labels)
 
-    return Searched(loss, probe)
+    return Searched(best, loss, held_out, probe)
 
 
 def _search(

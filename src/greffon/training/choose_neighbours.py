@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.bundle.neighbours import Neighbours, chosen_rows, thumbnail
+from greffon.bundle.neighbours import SIDE, Neighbours, chosen_rows, small, thumbnail
 from greffon.bundle.onnx_looks import feature_map_of
 from greffon.frozen.activations import chunks
 from greffon.frozen.build import build_engine
 from greffon.frozen.graph import with_calls
+from greffon.frozen.kept_rows import fill_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from greffon.frozen.cut import Cut
     from greffon.frozen.engine import Engine
     from greffon.frozen.graph import FlatGraph
+    from greffon.frozen.store import ActivationStore
     from greffon.training.samples import PictureRows, Samples
 
     Array = np.ndarray[Any, Any]
@@ -42,6 +44,7 @@ def choose_neighbours(
     paths: Sequence[str],
     *,
     before: Callable[[Array], Array] | None = None,
+    store: ActivationStore | None = None,
 ) -> Neighbours | None:
     """Choose pictures to keep, make them small, and compute their features.
 
@@ -53,6 +56,7 @@ def choose_neighbours(
         paths: of the pictures to learn from, in the order of their rows.
         before: gives averaged features of the backbone as it was before the training, for some of `paths`; taken where
             the cut lies behind another pooling and the backbone is still what it was.
+        store: where small copies are kept, for trainings to come; None: nowhere.
 
     Returns:
         None where the features are not to be had without another pass over the pictures.
@@ -65,8 +69,21 @@ def choose_neighbours(
         features = known if _is_still(model, known[:_CHECKED], samples.load(rows[:_CHECKED])) else None
     if features is None or not np.isfinite(features).all():
         return None
-    small = [thumbnail(pixels) for some in chunks(rows, _BATCH) for pixels in samples.load(some)[0]]
-    return Neighbours(features, samples.targets[rows] > 0, tuple(str(paths[row]) for row in chosen), tuple(small))
+    thumbnails = tuple(thumbnail(pixels) for pixels in _small(samples, rows, store))
+    return Neighbours(features, samples.targets[rows] > 0, tuple(str(paths[row]) for row in chosen), thumbnails)
+
+
+def _small(samples: Samples, rows: Array, store: ActivationStore | None) -> Array:
+    """Small copies, uint8 (rows, side, side, 3); of the pictures that the store knows, without decoding them."""
+    side = min(SIDE, samples.shape[0])
+    copies = np.empty((len(rows), side, side, 3), np.uint8)
+
+    def make(missing: Array) -> None:
+        for places in chunks(missing, _BATCH):
+            copies[places] = [small(pixels) for pixels in samples.load(rows[places])[0]]
+
+    fill_rows(store, "small copies, for nearest pictures", [samples.keys[row] for row in rows], copies, make)
+    return copies
 
 
 def _features(model: keras.Model, cut: Cut, source: Any, rows: Array) -> Array | None:

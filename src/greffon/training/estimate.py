@@ -230,7 +230,7 @@ def estimate(stages: Sequence[StageFacts], work: Workload, times: Measured, *, i
 
     Start, sight of the pictures, one pass of the deepest trunk with decoding beside it and writing behind it, what is
     made of pooled features (near-copies, the choice of a pooling, baselines), then for every stage solving, or
-    compiling and epochs, and the end. A rerun reads where a first run computes.
+    compiling and epochs, and the end. A rerun reads where a first run computes, decodes and solves.
 
     Args:
         stages: in order.
@@ -257,13 +257,14 @@ def estimate(stages: Sequence[StageFacts], work: Workload, times: Measured, *, i
         sum(each) for each in zip((0.0, 0.0), *(_trying(it, work, times) for it in trained), strict=True)
     )
     training = [_training(stage, work, times) for stage in trained]
+    solving, folds = _solving(stages, work, times), _folding(work, times)
     parts = {
         "start": times.start,
         "scan": work.pictures * times.scan,
         "trunk": once + late,
         "decode": sum(work.rows * times.decode for stage in stages if not stage.has_trunk),
         "copies": work.pictures * times.copies if work.copies else 0.0,
-        "solve": _solving(stages, work, times),
+        "solve": solving + folds,
         "compile": sum(_compiling(stage, times) for stage in trained) + trying,
         "train": sum(training),
         "end": times.end + _proofs(stages) * times.proof,
@@ -274,7 +275,7 @@ def estimate(stages: Sequence[StageFacts], work: Workload, times: Measured, *, i
     return Estimate(
         first=first,
         slowest=first + slower,
-        rerun=first - parts["scan"] - once - trying + trying_again + reading,
+        rerun=first - parts["scan"] - once - trying + trying_again + reading - solving - _thumbnails(work, times),
         memory=_memory(stages, work, times),
         disk=_stored([*stages, *looks]) * work.rows,
         parts=parts,
@@ -292,7 +293,7 @@ def _look(stages: Sequence[StageFacts], work: Workload, times: Measured) -> Stag
 
 
 def _solving(stages: Sequence[StageFacts], work: Workload, times: Measured) -> float:
-    """Heads that are solved: one for each pooling to choose from, one for a stage, one to set beside the result; folds.
+    """Heads that are solved: one for each pooling to choose from, one for a stage, one to set beside the result.
 
     Each problem is solved once, and which pooling will be chosen is not known: the dearest is taken.
     """
@@ -304,9 +305,20 @@ def _solving(stages: Sequence[StageFacts], work: Workload, times: Measured) -> f
     beside = 0.0
     if work.copies and not compared and not (solved and work.views == 1) and "avg" in times.solve:
         beside = times.solve["avg"].of(work.train)
-    folded = work.folds and work.looks_first
-    folds = max((each.folds_of(work.pictures) for each in known.values()), default=0.0) if folded else 0.0
-    return chosen + stage + beside + folds
+    return chosen + stage + beside
+
+
+def _folding(work: Workload, times: Measured) -> float:
+    """Repeated folds of the dearest pooling."""
+    if not (work.folds and work.looks_first):
+        return 0.0
+    known = [times.solve[pool] for pool in work.pools if pool in times.solve]
+    return max((each.folds_of(work.pictures) for each in known), default=0.0)
+
+
+def _thumbnails(work: Workload, times: Measured) -> float:
+    """What of the search for near-copies is decoding, which a rerun spares."""
+    return work.pictures * min(times.copies, times.decode) if work.copies else 0.0
 
 
 def _proofs(stages: Sequence[StageFacts]) -> int:
@@ -368,13 +380,14 @@ def _compiling(stage: StageFacts, times: Measured) -> float:
 def _trying(stage: StageFacts, work: Workload, times: Measured) -> tuple[float, float]:
     """Seconds in which a stage finds out whether XLA pays: the first time, and when it was found out before.
 
-    Without XLA a few steps are timed; if the stage is long, with XLA too, and then the answer is remembered.
+    Without XLA a few steps are timed; if the stage is long, with XLA too, and then the answer is remembered. The way
+    that is taken is compiled already then.
     """
     step = stage.batch_size * sum(stage.tail[name] * times.segments[name].train for name in SEGMENTS)
-    once = _compiling(stage, times) + _TRIED_STEPS * step
+    timed = _TRIED_STEPS * step
     if step * stage.epochs * -(-work.train // stage.batch_size) < XLA_TRIED:
-        return once, once
-    return (1 + (_OTHERWISE if times.xla else 1 / _OTHERWISE)) * once, 0.0
+        return timed, timed
+    return timed + (_OTHERWISE if times.xla else 1 / _OTHERWISE) * (_compiling(stage, times) + timed), 0.0
 
 
 # The trial itself is `stage_tail.xla_pays`; a plan reads these two without loading TensorFlow.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Feeding:
             )  # fmt: skip
 
         train = partial(feed, self.samples.views[shown], weights=weights, shuffle=True)
-        tail = partial(self._tail, plan, seed)
+        tail = cache(partial(self._tail, plan, seed))  # one that was tried is compiled
         xla = self.choices.xla(
             stage.name, lambda: xla_pays(tail, lambda xla: train(xla=xla), steps=self.steps(stage) * stage.epochs)
         )

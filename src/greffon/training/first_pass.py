@@ -85,7 +85,7 @@ def look_first(
     if not together:
         return FirstPass(planned, features, None)
     with reporter.bar("looking for near-copies", total=None):
-        return FirstPass(planned, features, find_near_copies(catalog, features["avg"]))
+        return FirstPass(planned, features, find_near_copies(catalog, features["avg"], store))
 
 
 def features_of_sides(first: FirstPass, catalog: Catalog, side: str = "train") -> Callable[[Array], Array] | None:

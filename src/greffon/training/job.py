@@ -19,6 +19,7 @@ from greffon.training.pooling import choose_head
 from greffon.training.purpose import Ready, Result
 from greffon.training.reading import read_pictures
 from greffon.training.samples import GoneBadError, samples_of, without
+from greffon.training.solved_before import SolvedBefore
 from greffon.training.solver import Solver
 from greffon.training.start import graft_head
 
@@ -205,7 +206,6 @@ class Job(Generic[Result]):
         """Network, split, chosen head and samples: stages that can run."""
         import keras
 
-        solver = Solver()
         backbone, preprocessing, notes = self.network()
         keras.utils.set_random_seed(self.recipe.seed)  # from here on, whenever the network was built
         model = self._grafted(backbone, preprocessing, catalog, notes)
@@ -214,6 +214,7 @@ class Job(Generic[Result]):
         if resize == "crop" and (lost := crop_note(catalog.ok.select("path", "width", "height").iter_rows())):
             self.note(lost)
         store, choices = self.purpose.store(), self._choices()
+        solver = Solver(before=SolvedBefore(store))
         with self.elapsed.looking():
             first = self.purpose.first_pass(
                 model, recipe, catalog, resize, store, reporter=self.reporter, notes=self.notes, choices=choices

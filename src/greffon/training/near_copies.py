@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from greffon.errors import DataError
+from greffon.frozen.kept_rows import fill_rows
 from greffon.pictures.near import THUMBNAIL, NearPair, groups, near_duplicates
 from greffon.pictures.split import to_split
 from greffon.say import are, counted
 from greffon.training.samples import GoneBadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import polars as pl
 
     from greffon.frozen.activations import Activations
+    from greffon.frozen.store import ActivationStore
     from greffon.pictures.catalog import Catalog
 
     Array = np.ndarray[Any, Any]
@@ -84,23 +86,24 @@ class NearCopies:
         return f"{names}; and {more} more" if more > 0 else names
 
 
-def find_near_copies(catalog: Catalog, pooled: Activations) -> NearCopies:
+def find_near_copies(catalog: Catalog, pooled: Activations, store: ActivationStore | None) -> NearCopies:
     """Compare all usable pictures with one another.
 
     Args:
         catalog: not split yet.
         pooled: for each usable picture that is not in test/, in the catalog's order, averaged features (d,).
+        store: where thumbnails are kept; None: nowhere.
 
     Raises:
         GoneBadError: a picture cannot be read any more.
     """
     frame = to_split(catalog)
     features = np.asarray(pooled.gather(np.arange(len(frame)))[0], dtype=np.float32)
-    pairs = near_pairs(catalog, frame, features)
+    pairs = near_pairs(catalog, frame, features, store)
     return NearCopies(frame["path"].to_list(), frame["hash"].to_list(), frame["label"].to_list(), pairs)
 
 
-def near_pairs(catalog: Catalog, frame: pl.DataFrame, features: Array) -> list[NearPair]:
+def near_pairs(catalog: Catalog, frame: pl.DataFrame, features: Array, store: ActivationStore | None) -> list[NearPair]:
     """Near-copies among some pictures of a catalog, by row.
 
     Of exact copies the first is compared with others, and speaks for all.
@@ -109,6 +112,7 @@ def near_pairs(catalog: Catalog, frame: pl.DataFrame, features: Array) -> list[N
         catalog: knows where the pictures are.
         frame: usable rows of it.
         features: floating point (rows, d).
+        store: where thumbnails are kept; None: nowhere.
 
     Raises:
         GoneBadError: a picture cannot be read any more.
@@ -117,29 +121,54 @@ def near_pairs(catalog: Catalog, frame: pl.DataFrame, features: Array) -> list[N
     first = {content: row for row, content in reversed(list(enumerate(hashes)))}
     different = sorted(first.values())
 
-    with _thumbnails([locators[row] for row in different]) as (thumbnails, broken):
-        if broken:
-            raise GoneBadError({hashes[different[place]]: error for place, error in broken.items()})
+    files = {hashes[row]: locators[row] for row in different}
+    with _thumbnails(files, store) as thumbnails:
         found = near_duplicates(features[different], thumbnails.__getitem__)
     return [pair._replace(first=different[pair.first], second=different[pair.second]) for pair in found]
 
 
 @contextmanager
-def _thumbnails(files: Sequence[Any]) -> Iterator[tuple[Array, dict[int, DataError]]]:
-    """Grey thumbnails of all pictures, uint8 (n, 96, 96), and what was wrong with those that cannot be read.
+def _thumbnails(files: Mapping[str, Any], store: ActivationStore | None) -> Iterator[Array]:
+    """Grey thumbnails of pictures, uint8 (n, 96, 96), in their order; those that the store knows are not decoded.
 
     They lie in a temporary file, not in memory: a picture is compared with pictures from anywhere, ten times over.
+
+    Args:
+        files: content hash -> where the picture is.
+        store: keeps them.
+
+    Raises:
+        GoneBadError: pictures cannot be read any more.
     """
+    import xxhash
+
+    from greffon.pictures.decode import DECODER_VERSION
+
+    with tempfile.TemporaryFile() as file:
+        kept = np.memmap(file, dtype=np.uint8, mode="w+", shape=(max(1, len(files)), THUMBNAIL, THUMBNAIL))
+        fill_rows(
+            store,
+            "thumbnails, for near-copies",
+            [xxhash.xxh3_128_digest(content.encode()) for content in files],
+            kept,
+            lambda missing: _decode(files, missing, kept),
+            version=DECODER_VERSION,
+        )
+        yield kept
+
+
+def _decode(files: Mapping[str, Any], places: Array, into: Array) -> None:
     from PIL import Image
 
     from greffon.pictures.decode import decode_many
 
-    broken: dict[int, DataError] = {}
-    with tempfile.TemporaryFile() as file:
-        kept = np.memmap(file, dtype=np.uint8, mode="w+", shape=(max(1, len(files)), THUMBNAIL, THUMBNAIL))
-        for place, pixels in decode_many(files, THUMBNAIL, "stretch"):
-            if isinstance(pixels, DataError):
-                broken[place] = pixels
-            else:
-                kept[place] = np.asarray(Image.fromarray(pixels).convert("L"))
-        yield kept, broken
+    hashes, locators = list(files), list(files.values())
+    broken: dict[str, DataError] = {}
+    decoded = decode_many([locators[place] for place in places], THUMBNAIL, "stretch")
+    for number, pixels in decoded:
+        if isinstance(pixels, DataError):
+            broken[hashes[places[number]]] = pixels
+        else:
+            into[places[number]] = np.asarray(Image.fromarray(pixels).convert("L"))
+    if broken:
+        raise GoneBadError(broken)

@@ -1,20 +1,24 @@
-"""Solved heads of one training: each problem once, and in blocks where its features would not fit.
+"""Solved heads of a training: each problem once, and in blocks where its features would not fit.
 
-The same averaged features are solved for the choice of the pooling, as a stage, and as a baseline.
+The same averaged features are solved for the choice of the pooling, as a stage, and as a baseline; and a training with
+another head or deeper stages poses the same problems again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from greffon.evaluation.linear import sample
-from greffon.evaluation.probe import FOLDS, STRENGTHS, Searched, search
+from greffon.evaluation.probe import FOLDS, STRENGTHS, Searched, search, solve
 from greffon.evaluation.streamed import STREAMED_BYTES, solve_streamed
+from greffon.training.solved_before import Shape, SolvedBefore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from greffon.evaluation.probe import Probe
     from greffon.frozen.activations import Activations
     from greffon.training.samples import PictureRows
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
     Source = Activations | PictureRows
 
 _BLOCK = 512
-_SPOTS = 512  # pictures by which a problem that is read in blocks is known again
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Solver:
         strength: penalty (scikit-learn's C) for the head that trains, where searching for one would find a wrong one;
             None: it is searched.
         most_bytes: features, as float32, that are solved in memory.
+        before: what earlier trainings have solved.
 
     Example:
         >>> import numpy as np
@@ -48,6 +52,7 @@ class Solver:
 
     strength: float | None = None
     most_bytes: int = STREAMED_BYTES
+    before: SolvedBefore = field(default_factory=SolvedBefore)
     _solved: dict[bytes, Probe] = field(default_factory=dict, repr=False)
 
     def solve(self, source: Source, rows: Array, targets: Array, **options: Any) -> Probe:
@@ -80,40 +85,61 @@ class Solver:
         """
         options: dict[str, Any] = {"several_labels": several_labels, "groups": groups, "weights": weights, "seed": seed}
         options["strengths"] = STRENGTHS if strength is None else (strength,)
-        streams = len(rows) * width_of(source) * 4 > self.most_bytes
-        features = None if streams else features_of(source, rows)
-        spots = rows[np.unique(np.linspace(0, len(rows) - 1, _SPOTS).astype(int))]
-        key = _digest(features_of(source, spots) if features is None else features, targets, rows.shape, options)
-        if key in self._solved:
-            return _known(self._solved[key])
-        if features is None:
-            self._solved[key] = solve_streamed(lambda some: features_of(source, rows[some]), targets, **options)
-            return _known(self._solved[key])
-        found = search(features, targets, folds=FOLDS if strength is None else 1, **options)
+        shape = Shape(len(rows), width_of(source), targets.shape[1])
+        key = _digest(source, rows, targets, options)
+        probe = self._solved.get(key) or self.before.probe(key, shape, several_labels=several_labels)
+        if probe is not None:
+            self._solved[key] = probe
+            return Searched.of(probe)
+        if len(rows) * shape.features * 4 > self.most_bytes:
+            solved = self._kept(
+                key, shape, lambda: solve_streamed(lambda some: features_of(source, rows[some]), targets, **options)
+            )
+            return Searched.of(solved)
+
+        def features() -> Array:
+            return features_of(source, rows)
+
+        found = self._searched(key, shape, features, targets, options)
+        return replace(found, probe=lambda: self._kept(key, shape, found.probe))
+
+    def _searched(
+        self, key: bytes, shape: Shape, features: Callable[[], Array], targets: Array, options: dict[str, Any]
+    ) -> Searched:
+        """What the search of an earlier training found, or one of its own."""
+        known = self.before.search(key, shape)
+        if known is None:
+            found = search(features(), targets, folds=FOLDS if len(options["strengths"]) > 1 else 1, **options)
+            self.before.keep_search(key, found, shape)
+            return found
+        strength, log_loss, held_out = known
 
         def probe() -> Probe:
-            if key not in self._solved:
-                self._solved[key] = found.probe()
-            return self._solved[key]
+            solved = solve(features(), targets, **options | {"strengths": (strength,)}, folds=1)
+            return replace(solved, log_loss=log_loss, held_out=held_out)
 
-        return Searched(found.log_loss, probe)
+        return Searched(strength, log_loss, held_out, probe)
+
+    def _kept(self, key: bytes, shape: Shape, probe: Callable[[], Probe]) -> Probe:
+        if key not in self._solved:
+            self._solved[key] = probe()
+            self.before.keep_probe(key, self._solved[key], shape)
+        return self._solved[key]
 
     def fitting(self, targets: Array, width: int, seed: int) -> Array:
         """Places of pictures whose features fit: all, or as large a share of every class."""
         return sample(targets, self.most_bytes // (4 * width), seed)
 
 
-def _known(probe: Probe) -> Searched:
-    return Searched(probe.log_loss, lambda: probe)
-
-
 def features_of(source: Source, rows: Array) -> Array:
     """Pooled activations as float32 (len(rows), features)."""
-    parts = [
-        np.asarray(source.gather(rows[start : start + _BLOCK])[0], dtype=np.float32).reshape(-1, width_of(source))
-        for start in range(0, len(rows), _BLOCK)
-    ]
-    return np.concatenate(parts)
+    return np.concatenate(list(_blocks(source, rows)))
+
+
+def _blocks(source: Source, rows: Array) -> Iterator[Array]:
+    for start in range(0, len(rows), _BLOCK):
+        block = np.asarray(source.gather(rows[start : start + _BLOCK])[0], dtype=np.float32)
+        yield block.reshape(-1, width_of(source))
 
 
 def answers_of(probe: Probe, source: Source, rows: Array) -> Array:
@@ -127,11 +153,14 @@ def width_of(source: Source) -> int:
     return int(source.shapes[0][-1])
 
 
-def _digest(features: Array, targets: Array, shape: tuple[int, ...], options: dict[str, Any]) -> bytes:
+def _digest(source: Source, rows: Array, targets: Array, options: dict[str, Any]) -> bytes:
+    """16 bytes for a problem: features, targets, and whatever else its solution depends on."""
     import xxhash
 
-    digest = xxhash.xxh3_128(repr((features.shape, shape)).encode())
-    for array in (features, np.asarray(targets, np.float32), options["groups"], options["weights"]):
+    digest = xxhash.xxh3_128(repr((len(rows), width_of(source), targets.shape)).encode())
+    for block in _blocks(source, rows):
+        digest.update(np.ascontiguousarray(block).data.cast("B"))
+    for array in (np.asarray(targets, np.float32), options["groups"], options["weights"]):
         digest.update(b"none" if array is None else np.ascontiguousarray(array).data.cast("B"))
     digest.update(repr((options["several_labels"], options["seed"], options["strengths"])).encode())
     return digest.digest()

@@ -14,6 +14,7 @@ import numpy as np
 from keras.src.utils.tracking import DotNotTrackScope
 
 from greffon.frozen import remembered
+from greffon.frozen.cost import macs
 from greffon.frozen.steady import why_unsteady
 from greffon.training.estimate import XLA_PAYS, XLA_TRIED
 from greffon.training.optimizers import make_optimizer
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from greffon.training.optimizers import Pretrained
 
 _TIMED_STEPS = 3
+_SLOW = 2e9  # multiply-accumulates per second that any processor trains with
+_CALL = 0.01  # seconds for the call of a step, whatever is in it
 _FIRST_RATE = 1e-4  # until the one that suits is found
 
 
@@ -146,7 +149,7 @@ def xla_pays(make: Callable[[bool], Tail], feed: Callable[[bool], Any], *, steps
     """Whether XLA shortens a stage on this machine, by trying both ways; what it found is remembered.
 
     Weights, optimizer and random state are as before afterwards; the generators that `keras.utils.set_random_seed`
-    sets are not.
+    sets are not. What was compiled stays so: a tail that was tried need not be compiled again.
 
     Args:
         make: gives the tail, compiled with XLA or without.
@@ -156,6 +159,8 @@ def xla_pays(make: Callable[[bool], Tail], feed: Callable[[bool], Any], *, steps
     if keras.backend.backend() != "tensorflow":
         return False
     plain = make(False)
+    if _is_short(plain.graph, feed(False).batch_size, steps):
+        return False
     key = remembered.key("xla", remembered.structure(plain.graph), feed(False).batch_size, _versions())
     known = remembered.get(key)
     if isinstance(known, bool):
@@ -171,6 +176,11 @@ def xla_pays(make: Callable[[bool], Tail], feed: Callable[[bool], Any], *, steps
             variable.assign(value)
     remembered.put(key, pays)
     return pays
+
+
+def _is_short(graph: FlatGraph, batch_size: int, steps: int) -> bool:
+    """Whether the steps take less than is worth a trial even on a slow machine; so nothing has to be tried."""
+    return steps * (_CALL + 3 * batch_size * macs(graph) / _SLOW) < XLA_TRIED
 
 
 def _seconds_of_a_step(tail: Tail, feed: Any) -> float:

@@ -127,7 +127,7 @@ class WholeRun(Purpose[Run]):
 
         paths = catalog.side("train")["path"].to_list()
         before = features_of_sides(ready.first, catalog) if ready.first else None
-        near = choose_neighbours(ready.model, *stages.end, stages.samples, paths, before=before)
+        near = choose_neighbours(ready.model, *stages.end, stages.samples, paths, before=before, store=stages.store)
         return {"pictures": catalog.root, "neighbours": near}
 
     def _origin(self, job: Job[Any]) -> dict[str, Any]:
