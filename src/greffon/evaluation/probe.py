@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     Array = np.ndarray[Any, Any]
+    Splits = list[tuple[Array, Array]]
 
 # scikit-learn's C: the weight of the data against the penalty. From strong to weak, so that each start is near.
 STRENGTHS = tuple(float(value) for value in np.logspace(-5, 1, 13))
@@ -102,7 +103,7 @@ def solve(features: Array, targets: Array, **options: Any) -> Probe:
     return search(features, targets, **options).probe()
 
 
-def search(
+def search(  # noqa: PLR0913  # all but two are options, by keyword only
     features: Array,
     targets: Array,
     *,
@@ -112,6 +113,7 @@ def search(
     groups: Array | None = None,
     weights: Array | None = None,
     seed: int = 0,
+    splits: Splits | None = None,
 ) -> Searched:
     """Choose the penalty of a linear head by cross-validation.
 
@@ -125,6 +127,7 @@ def search(
         groups: int (n,); pictures with one number are in one fold, as near-copies have to be.
         weights: float (n,), how much each picture counts.
         seed: of the folds.
+        splits: the folds themselves, as `fold_rows` deals them, where several searches share them.
 
     Raises:
         InputError: shapes do not go together, or a number is not finite.
@@ -145,7 +148,8 @@ def search(
     problem = Problem(coordinates.astype(np.float32), targets, weights, several_labels)
     strengths, count = sorted(strengths), len(features)
     loss, held_out, best = float("nan"), None, strengths[-1]
-    splits = fold_rows(targets, folds, groups, seed, several_labels=several_labels)
+    if splits is None:
+        splits = fold_rows(targets, folds, groups, seed, several_labels=several_labels)
     if splits:
         with solving() as threads:
             best, loss, held_out = _search(problem, strengths, splits, threads)
@@ -158,9 +162,7 @@ def search(
     return Searched(best, loss, held_out, probe)
 
 
-def _search(
-    problem: Problem, strengths: list[float], splits: list[tuple[Array, Array]], threads: Executor
-) -> tuple[float, float, Array]:
+def _search(problem: Problem, strengths: list[float], splits: Splits, threads: Executor) -> tuple[float, float, Array]:
     """The strength with the least loss on held-out pictures, that loss, and the probabilities behind it."""
     paths = [problem.path(train, strengths) for train, _ in splits]
     best, least, kept, worse = strengths[0], float("inf"), None, 0

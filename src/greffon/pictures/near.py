@@ -164,10 +164,15 @@ def groups(count: int, pairs: Iterable[tuple[int, int]]) -> Array:
 
 @dataclass(frozen=True)
 class _Bank:
-    """A thumbnail ready to be compared: unit vectors of its windows, the whole first, and its mirror image."""
+    """A thumbnail ready to be compared.
+
+    Attributes:
+        windows: unit vectors (19, 1024) of the whole and of what a crop could have kept.
+        whole: unit vectors (1024, 2) of the whole and of its mirror image.
+    """
 
     windows: Array
-    mirror: Array
+    whole: Array
 
 
 def _candidates(features: Array, least: float) -> Iterator[tuple[int, int, float]]:
@@ -206,7 +211,8 @@ def _bank(thumbnail: Array) -> _Bank | None:
     if grey.std() < _FLAT:
         return None
     windows = _windows(grey)
-    return _Bank(_unit_vectors(windows), _unit_vectors(windows[0, :, ::-1]))
+    whole = _unit_vectors(np.stack([windows[0], windows[0, :, ::-1]]))
+    return _Bank(_unit_vectors(windows), whole.T)
 
 
 def _windows(grey: Array) -> Array:
@@ -254,6 +260,7 @@ def _unit_vectors(small: Array) -> Array:
 
 def _fit(ours: _Bank, theirs: _Bank) -> tuple[float, bool]:
     """The best correlation of one picture's whole with any window of the other, and whether mirrored."""
-    straight = max((ours.windows @ theirs.windows[0]).max(), (theirs.windows @ ours.windows[0]).max())
-    mirrored = max((ours.windows @ theirs.mirror).max(), (theirs.windows @ ours.mirror).max())
+    straight, mirrored = np.maximum(
+        (ours.windows @ theirs.whole).max(axis=0), (theirs.windows @ ours.whole).max(axis=0)
+    )
     return float(max(straight, mirrored)), bool(mirrored > straight)

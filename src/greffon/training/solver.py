@@ -7,19 +7,20 @@ another head or deeper stages poses the same problems again.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from greffon.evaluation.linear import sample
+from greffon.evaluation.linear import fold_rows, sample
 from greffon.evaluation.probe import FOLDS, STRENGTHS, Searched, search, solve
 from greffon.evaluation.streamed import STREAMED_BYTES, solve_streamed
 from greffon.training.solved_before import Shape, SolvedBefore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from greffon.evaluation.probe import Probe
+    from greffon.evaluation.probe import Probe, Splits
     from greffon.frozen.activations import Activations
     from greffon.training.samples import PictureRows
 
@@ -54,6 +55,7 @@ class Solver:
     most_bytes: int = STREAMED_BYTES
     before: SolvedBefore = field(default_factory=SolvedBefore)
     _solved: dict[bytes, Probe] = field(default_factory=dict, repr=False)
+    _dealt: dict[bytes, Splits] = field(default_factory=dict, repr=False)
 
     def solve(self, source: Source, rows: Array, targets: Array, **options: Any) -> Probe:
         """Solve a linear head, or give what the same problem gave before; see `search` for the arguments."""
@@ -109,7 +111,7 @@ class Solver:
         """What the search of an earlier training found, or one of its own."""
         known = self.before.search(key, shape)
         if known is None:
-            found = search(features(), targets, folds=FOLDS if len(options["strengths"]) > 1 else 1, **options)
+            found = search(features(), targets, splits=self._splits(targets, options), **options)
             self.before.keep_search(key, found, shape)
             return found
         strength, log_loss, held_out = known
@@ -119,6 +121,16 @@ class Solver:
             return replace(solved, log_loss=log_loss, held_out=held_out)
 
         return Searched(strength, log_loss, held_out, probe)
+
+    def _splits(self, targets: Array, options: dict[str, Any]) -> Splits:
+        """Folds, which take a while to deal where there are groups, and are those of all poolings that are compared."""
+        if len(options["strengths"]) == 1:
+            return []
+        several, groups, seed = options["several_labels"], options["groups"], options["seed"]
+        key = _content(repr((targets.shape, several, seed)), (np.asarray(targets, np.float32), groups))
+        if key not in self._dealt:
+            self._dealt[key] = fold_rows(targets, FOLDS, groups, seed, several_labels=several)
+        return self._dealt[key]
 
     def _kept(self, key: bytes, shape: Shape, probe: Callable[[], Probe]) -> Probe:
         if key not in self._solved:
@@ -155,12 +167,18 @@ def width_of(source: Source) -> int:
 
 def _digest(source: Source, rows: Array, targets: Array, options: dict[str, Any]) -> bytes:
     """16 bytes for a problem: features, targets, and whatever else its solution depends on."""
+    about = repr(
+        (len(rows), width_of(source), targets.shape, options["several_labels"], options["seed"], options["strengths"])
+    )
+    arrays = (np.asarray(targets, np.float32), options["groups"], options["weights"])
+    return _content(about, chain(arrays, _blocks(source, rows)))
+
+
+def _content(about: str, arrays: Iterable[Array | None]) -> bytes:
+    """16 bytes for a text and arrays, whose shapes the text tells."""
     import xxhash
 
-    digest = xxhash.xxh3_128(repr((len(rows), width_of(source), targets.shape)).encode())
-    for block in _blocks(source, rows):
-        digest.update(np.ascontiguousarray(block).data.cast("B"))
-    for array in (np.asarray(targets, np.float32), options["groups"], options["weights"]):
+    digest = xxhash.xxh3_128(about.encode())
+    for array in arrays:
         digest.update(b"none" if array is None else np.ascontiguousarray(array).data.cast("B"))
-    digest.update(repr((options["several_labels"], options["seed"], options["strengths"])).encode())
     return digest.digest()
