@@ -64,7 +64,7 @@ def unequal(tmp_path_factory):
 def test_balance_changes_what_grey_is_taken_for(unequal, tmp_path, monkeypatch):
     """Shades of grey in turn cannot be told apart by a line, so how often a class was shown is all there is to say."""
     monkeypatch.setattr(purpose, "build_backbone", short_backbone())
-    stage = greffon.Stage(epochs=60, learning_rate=1e-3, batch_size=8, patience=None, keep_best=False)
+    stage = greffon.Stage(epochs=20, learning_rate=3e-3, batch_size=8, patience=None, keep_best=False)
     recipe = greffon.Recipe(
         weights="thin", image_size=32, validation=0.5, near_copies="ignore", stages=(stage,), class_weight="none"
     )
