@@ -369,6 +369,17 @@ def test_the_least_recently_used_other_trunk_makes_room(tmp_path, each):
         assert [info.entries for info in limited.info()] == [6]
 
 
+def test_a_modest_trunk_takes_no_room_of_what_is_in_use(tmp_path, each, monkeypatch):
+    with ActivationStore(tmp_path / "limited", limit_bytes=4 * each) as limited:
+        limited.trunk(b"1" * 16).put_many(keys(1, 2, 3), (rows(1, 2, 3),))
+        modest = limited.trunk(b"2" * 16, modest=True)
+        assert modest.put_many(keys(1, 2), (rows(1, 2),)) == 1
+        assert len(limited.trunk(b"1" * 16).missing(keys(1, 2, 3))) == 0
+        monkeypatch.setattr(store, "_RECENT_SECONDS", -1.0)  # an hour later
+        assert modest.put_many(keys(1, 2), (rows(1, 2),)) == 2
+        assert len(limited.trunk(b"1" * 16).missing(keys(1, 2, 3))) == 1
+
+
 def test_two_sessions_do_not_push_each_other_out_for_ever(tmp_path, each):
     with ActivationStore(tmp_path / "limited", limit_bytes=4 * each) as limited:
         one, other = limited.trunk(b"1" * 16), limited.trunk(b"2" * 16)

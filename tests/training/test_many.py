@@ -100,7 +100,8 @@ def test_all_cuts_are_filled_in_one_pass_and_the_model_is_as_before(pictures, mo
     greffon.freeze(model, "conv4")
     flags = {layer.name: layer.trainable for layer in model.layers}
     before = [np.array(weight) for weight in model.get_weights()]
-    trials = [*stages()[:1], *stages(unfreeze="conv5")[:1], *stages(unfreeze="conv4", batch_norm="train")[:1]]
+    depths = ({}, {"unfreeze": "conv5"}, {"unfreeze": "conv4", "batch_norm": "train"})
+    trials: list = [stages(epochs=1, **depth)[0] for depth in depths]
     trials.append(greffon.Trial(greffon.Stage(name="grid", epochs=1), greffon.Head(pool="max")))
     many(trials, pictures, model)
     assert sum(rows) == 30

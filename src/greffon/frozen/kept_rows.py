@@ -21,6 +21,8 @@ def fill_rows(
 ) -> None:  # fmt: skip
     """Fill the rows of an array: with what the store knows, the others by making them, which are kept.
 
+    They take no room of activations that are in use, which cost more to compute again.
+
     Args:
         store: keeps them; None: all are made.
         what: they are, for people.
@@ -41,7 +43,7 @@ def fill_rows(
         [0, 1]
     """
     digest = xxhash.xxh3_128_digest(f"{what} {version} {rows.dtype.str} {rows.shape[1:]}".encode())
-    known = None if store is None else store.trunk(digest, label=what)
+    known = None if store is None else store.trunk(digest, label=what, modest=True)
     found = np.zeros(len(keys), bool) if known is None else known.read_into(keys, [rows])
     missing = np.flatnonzero(~found)
     make(missing)

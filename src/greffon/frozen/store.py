@@ -6,9 +6,11 @@ the sample (its content and view). A record is there whole or not at all, whatev
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
+import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +36,7 @@ _T = TypeVar("_T")
 _MOST_BYTES = 20 * 10**9
 _MAP_SLACK_BYTES = 256 * 2**20  # a file is never without gaps
 _DELETING_BYTES = 64 * 2**20
+_RECENT_SECONDS = 3600.0
 
 
 class ActivationStore:
@@ -78,13 +81,18 @@ class ActivationStore:
         self._environment = self._acquire()
         self.limit_bytes = _default_limit(self.path) if limit_bytes is None else int(limit_bytes)
 
-    def trunk(self, digest: bytes, *, label: str = "") -> StoredTrunk:
-        """The records of one trunk; `label` is what `info` shows people.
+    def trunk(self, digest: bytes, *, label: str = "", modest: bool = False) -> StoredTrunk:
+        """The records of one trunk.
+
+        Args:
+            digest: 16 bytes that name it.
+            label: what `info` shows people.
+            modest: whether it takes no room of trunks that were used within the hour.
 
         Raises:
             InputError: the digest is not 16 bytes.
         """
-        return StoredTrunk(self, checked_key(digest, of="trunk"), label)
+        return StoredTrunk(self, checked_key(digest, of="trunk"), label, modest)
 
     def info(self) -> list[TrunkInfo]:
         """What is kept, the most recently used trunk first."""
@@ -211,21 +219,22 @@ class ActivationStore:
         environment = self._live()
         return environment is not None and not (self.readonly or environment.readonly or self.problem)
 
-    def make_room(self, need: int, keep: bytes, *, at_once: bool = False) -> bool:
+    def make_room(self, need: int, keep: bytes, *, at_once: bool = False, modest: bool = False) -> bool:
         """Delete records of the least recently used trunks other than `keep`; whether there were any to delete.
 
         Args:
             need: bytes that are to fit under the limit.
             keep: the trunk that they are for.
             at_once: free that much even though it should fit, since the file has no room.
+            modest: leave alone what was used within the hour.
         """
-        freed = 0
+        freed, newest = 0, time.time() - _RECENT_SECONDS if modest else math.inf
 
         def work(transaction: Transaction) -> int:
             metas = transaction.metas()
             excess = sum(meta.size_bytes for _, meta in metas) + need - self.limit_bytes
             excess = max(excess, need - freed) if at_once else excess
-            others = [digest for digest, _ in metas if digest != keep]
+            others = [digest for digest, meta in metas if digest != keep and meta.last_used < newest]
             return transaction.delete_some(others[0], enough=excess) if excess > 0 and others else 0
 
         while done := self.write(work, deletes=True):

@@ -46,6 +46,7 @@ class StoredTrunk:
     store: ActivationStore
     digest: bytes
     label: str = ""
+    modest: bool = False
     _tensors: tuple[TensorSpec, ...] | None = field(default=None, repr=False)
     _touched: float = field(default=-math.inf, repr=False)
     _evicted: int | None = field(default=None, repr=False)  # the trunk's count when this handle last wrote
@@ -217,7 +218,7 @@ class StoredTrunk:
                 need = (len(keys) - stored) * packed.shape[1]
                 if stored == len(keys) or self._displaced:
                     return stored
-                if not self.store.make_room(need, self.digest, at_once=map_full):
+                if not self.store.make_room(need, self.digest, at_once=map_full, modest=self.modest):
                     return stored
         except lmdb.Error as error:
             self.store.set_problem(str(error))

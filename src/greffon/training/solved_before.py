@@ -103,7 +103,7 @@ class SolvedBefore:
 
         name = f"heads {what} {SOLVER_VERSION} {_solvers()} {tuple(shape)}"
         label = f"heads {what}: {shape.pictures:,} pictures, {shape.features:,} features, {shape.classes:,} classes"
-        return store.trunk(xxhash.xxh3_128_digest(name.encode()), label=label)
+        return store.trunk(xxhash.xxh3_128_digest(name.encode()), label=label, modest=True)
 
 
 @cache
