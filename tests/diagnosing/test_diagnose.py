@@ -179,6 +179,7 @@ def test_one_class_for_everything(healthy, tmp_path):
         (1e-7, "none", "too low", "blocks2"),
         # A head that reads all blocks names these pictures by the earlier ones, whatever a rate does to the last block.
         (0.1, "conv5_block3", "too high", "avg"),
+        (1e-2, "all", "too high", "blocks2"),
     ],
 )
 def test_learning_rate(easy, tmp_path, rate, unfreeze, too, pool):
