@@ -220,11 +220,17 @@ print(json.dumps([end, peak_megabytes()]))
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("text", "picture"), ("profile", "picture"), ("scans", "picture"), ("claim", "too large")]
+    ("name", "expected"),
+    [
+        ("text", {"picture"}),
+        ("profile", {"picture"}),
+        ("scans", {"picture"}),
+        ("claim", {"too large", "damaged"}),  # which the decoder of an older Pillow does not open
+    ],
 )
 def test_bombs_take_little_memory(name, expected):
     command = [sys.executable, "-c", _BOMBS, str(Path(__file__).parent), name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     end, megabytes = json.loads(done.stdout)
-    assert end == expected
+    assert end in expected
     assert megabytes < 500

@@ -175,7 +175,7 @@ def _remember(stem: str, known: Mapping[str, Array]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.part")
         with temporary.open("wb") as out:
-            np.savez(out, allow_pickle=False, version=np.array([QUANTISATION_VERSION]), **kept)
+            np.savez(out, version=np.array([QUANTISATION_VERSION]), **kept)
         temporary.replace(file)
     except OSError:
         return

@@ -78,7 +78,11 @@ def dense(build: Builder, step: Step) -> Value:
 
 @converts("layers.MaxPooling2D")
 def max_pooling2d(build: Builder, step: Step) -> Value:
-    """MaxPool; what is padded never wins."""
+    """MaxPool; what `same` pads never wins, zeros of a ZeroPadding2D may."""
+    padded = build.value(step.inputs[0], first=True)
+    if any(node.op_type == "Pad" and padded.name in node.output for node in build.nodes):
+        # ONNX Runtime before 1.32 would let MaxPool do the padding, where zeros never win.
+        build.keep(step.inputs[0], build.apply("Max", padded))
     return _pool(build, step, "MaxPool")
 
 
