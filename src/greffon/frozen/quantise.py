@@ -175,7 +175,8 @@ def _remember(stem: str, known: Mapping[str, Array]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.part")
         with temporary.open("wb") as out:
-            np.savez(out, version=np.array([QUANTISATION_VERSION]), **kept)
+            arrays: dict[str, Any] = {"version": np.array([QUANTISATION_VERSION]), **kept}
+            np.savez(out, **arrays)
         temporary.replace(file)
     except OSError:
         return
