@@ -72,6 +72,19 @@ def test_a_label_of_many_cuts_is_shortened(cache_folder, capsys):
     assert told(capsys, "info")["activations"]["trunks"][0]["label"] == label
 
 
+def test_solved_heads_are_one_row_and_for_programs_each_a_trunk(cache_folder, capsys):
+    with ActivationStore(cache_folder / "activations") as store:
+        for number in range(3):
+            label = f"heads solved: {number} pictures"
+            store.trunk(bytes([number]) * 16, label=label).put_many([b"a" * 16], (np.ones((1, 4), "float16"),))
+        store.trunk(b"t" * 16, label="a trunk").put_many([b"a" * 16], (np.ones((1, 4), "float16"),))
+    main(["cache", "info"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("heads", "a trunk"))]
+    assert sorted(line.split("  ")[0] for line in lines) == ["a trunk", "heads solved"]
+    assert next(line for line in lines if line.startswith("heads")).split()[2] == "3"
+    assert len(told(capsys, "info")["activations"]["trunks"]) == 4
+
+
 def test_clear_leaves_weights_unless_asked(filled, capsys):
     assert told(capsys, "clear", "--yes")["freed_bytes"] > 0
     found = told(capsys, "info")

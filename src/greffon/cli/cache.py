@@ -141,7 +141,7 @@ def _tables(found: dict[str, Any]) -> "Group":
     activations.add_column("records", justify="right", no_wrap=True)
     activations.add_column("size", justify="right", no_wrap=True)
     activations.add_column("last used (UTC)", no_wrap=True)
-    for trunk in kept["trunks"]:
+    for trunk in _with_heads_together(kept["trunks"]):
         last_used = trunk["last_used"][:16].replace("T", " ")
         name = _shortened(trunk["label"]) or trunk["digest"]
         activations.add_row(Text(name), f"{trunk['activations']:,}", size(trunk["bytes"]), last_used)
@@ -158,6 +158,20 @@ def _tables(found: dict[str, Any]) -> "Group":
         if found["pictures"][name]:
             parts.append(Text(f"pictures {what}: {size(found['pictures'][name])}"))
     return Group(*parts)
+
+
+def _with_heads_together(trunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Solved heads as one row each for searches and solutions: every problem is a trunk of its own."""
+    rows: dict[str, dict[str, Any]] = {}
+    for trunk in trunks:
+        label, problem, _ = trunk["label"].partition(": ") if trunk["label"].startswith("heads ") else ("", "", "")
+        row = rows.setdefault(label if problem else trunk["digest"], dict(trunk))
+        if problem:
+            row["label"] = label
+        if row["digest"] != trunk["digest"]:  # a later one of the same kind; the first was used last
+            row["activations"] += trunk["activations"]
+            row["bytes"] += trunk["bytes"]
+    return list(rows.values())
 
 
 def _shortened(label: str) -> str:
